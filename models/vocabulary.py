@@ -1,0 +1,60 @@
+"""The closed sets that answers, logs, metrics and documentation share.
+
+Position is the code: a row in the counting ring carries the index of its word in the tuple here, so a
+tuple only ever grows at its end.
+"""
+
+from typing import Final
+
+SERVED_BY: Final = ("model", "baseline", "rules")
+"""Who gave an answer, best first; each is a rung of the ladder."""
+
+OUTCOMES: Final = (*SERVED_BY, "rejected", "failed")
+"""What became of a row."""
+
+RUNGS: Final = ("baseline", "rules")
+"""The rungs below the model, as `keelmark_fallbacks_total` names them."""
+
+TROUBLES: Final = ("missing", "invalid", "out_of_bounds", "unknown")
+"""What can be wrong with a field's value; flag code 0 is ok, code i + 1 is trouble i."""
+
+REASONS: Final = (
+    *TROUBLES,
+    "check",
+    "too_many_repaired",
+    "output_invalid",
+    "model_error",
+    "deadline",
+    "overload",
+    "breaker",
+    "selftest",
+    "operator",
+)
+"""Why a row was not answered by the model. Answers write `field:trouble` and `check:name`."""
+
+STAGES: Final = ("decode", "encode", "queue", "run", "ladder", "answer")
+"""Where a request's time goes, in order."""
+
+POLICIES: Final = ("accept", "repair", "baseline", "rules", "reject")
+"""What a trouble of a field does to its row, mildest first; the severest of a row wins."""
+
+ERROR_CODES: Final = (
+    "undecodable",
+    "unknown_model",
+    "unknown_version",
+    "method_not_allowed",
+    "too_large",
+    "too_many_rows",
+    "unsupported_media_type",
+    "rejected_record",
+    "strict",
+    "overloaded",
+    "draining",
+    "not_loaded",
+    "deadline",
+    "internal",
+)
+"""`error.code` of every error answer."""
+
+OUTPUT_KINDS: Final = ("probability", "class_probabilities", "label", "value", "vector")
+"""What an output of a bundle means."""
