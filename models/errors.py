@@ -1,13 +1,14 @@
 """Everything that can go wrong below HTTP, as one tree.
 
 ServingError
-├── BundleError      BundleNotFound, BundleCorrupt, FormatUnknown, FeaturesMismatch, GoldenMismatch, GateFailed
+├── BundleError      BundleNotFound, BundleCorrupt, FormatUnknown, FeaturesMismatch,
+│                    GoldenMismatch, GateFailed
 ├── PackingError     VersionTaken, DefinitionChanged, NativeMismatch, ConversionFailed
-├── StoreError       NothingLive
+├── StoreError       NothingLive, LiveChanged
 └── RequestError     Undecodable, UnknownModel, UnknownVersion, TooLarge, TooManyRows, ...
 
-A message says what happened, what was expected and what to do. Which HTTP status a `RequestError` becomes
-is the server's business; its `code` is from `vocabulary.ERROR_CODES`.
+A message says what happened, what was expected and what to do. Which HTTP status a `RequestError`
+becomes is the server's business; its `code` is from `vocabulary.ERROR_CODES`.
 """
 
 
@@ -24,7 +25,7 @@ class BundleNotFound(BundleError):
 
 
 class BundleCorrupt(BundleError):
-    """A file of a bundle is missing, short, unlisted, altered, a link, or not what its name says."""
+    """A file is missing, short, unlisted, altered, a link, or not what its name says."""
 
 
 class FormatUnknown(BundleError):
@@ -69,6 +70,10 @@ class StoreError(ServingError):
 
 class NothingLive(StoreError):
     """Several versions, and nobody has said which one is live."""
+
+
+class LiveChanged(StoreError):
+    """Somebody else moved the live version meanwhile; look again, then decide again."""
 
 
 class RequestError(ServingError):
