@@ -1,0 +1,30 @@
+"""What all tests share."""
+
+import os
+
+# Before anything can import onnxruntime: it reports and writes into the home folder otherwise.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A busy machine is no counterexample; what fails prints how to see it again.
+settings.register_profile("keelmark", deadline=None, print_blob=True)
+settings.load_profile("keelmark")
+
+
+@pytest.fixture(scope="session")
+def oldest_python() -> Path:
+    """A Python with the oldest onnxruntime that bundles promise, without onnx and pyarrow.
+
+    `make test` sets it up; KEELMARK_ORT120_PYTHON names another.
+    """
+    python = Path(os.environ.get("KEELMARK_ORT120_PYTHON", ROOT / ".venv-ort120/bin/python"))
+    if not python.exists():
+        assert "CI" not in os.environ, f"{python} is missing; `make test` sets it up"
+        pytest.skip(f"no onnxruntime 1.20 at {python}; `make test` sets it up")
+    return python
