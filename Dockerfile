@@ -19,12 +19,14 @@ ENV ORT_DISABLE_TELEMETRY=1 \
     PATH=/opt/keelmark/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     KEELMARK_STATE_DIR=/var/lib/keelmark
-RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/keelmark --create-home keelmark
+RUN groupadd --gid 10001 keelmark \
+    && useradd --uid 10001 --gid keelmark --no-create-home --home-dir /var/lib/keelmark keelmark \
+    && install --directory --owner keelmark --group keelmark --mode 0700 /var/lib/keelmark
 COPY --from=build /opt/keelmark /opt/keelmark
 USER 10001:10001
 WORKDIR /var/lib/keelmark
 VOLUME /var/lib/keelmark
-# 8080 answers predictions; 8081 is for operators and Prometheus.
+# 8080 answers predictions; 8081 has health and metrics open, the rest of it asks for a token.
 EXPOSE 8080 8081
 ENTRYPOINT ["keelmark"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["serve", "--host", "0.0.0.0", "--ops-host", "0.0.0.0"]
