@@ -203,11 +203,11 @@ MACHINE_PATHS = re.compile(rb"(?<![\w.$}/-])/(work|tmp|home|root|Users|mnt)/[\w.
 
 
 @pytest.mark.parametrize(
-    ("pattern", "what"), [(REGISTRIES, "a registry's address"), (MACHINE_PATHS, "a machine's path")]
+    "pattern", [REGISTRIES, MACHINE_PATHS], ids=["an address of a registry", "a path of a machine"]
 )
-def test_no_file_holds(pattern: re.Pattern[bytes], what: str):
+def test_no_file_holds(pattern: re.Pattern[bytes]):
     holding = [
-        f"{path.relative_to(ROOT)}: {what}, {found[0].decode(errors='replace')}"
+        f"{path.relative_to(ROOT)}: {found[0].decode(errors='replace')}"
         for path in tracked()
         if path != Path(__file__)
         if (found := pattern.search(path.read_bytes()))
