@@ -1,0 +1,581 @@
+"""Expressions: what a feature is made of, as data.
+
+An expression is a node with an operator of the closed catalogue (`features/ops`), its operands and its
+parameters. It computes nothing; it is compiled to ONNX and written to JSON. Python functions never appear.
+
+    distance = number("distance", unit="mi", low=0, high=6000)
+    distance.impute("median").log1p().standardize()
+    (number("a") - number("b")) / 2
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Final, Literal, Self
+
+from features.digests import canonical_json, sha256_hex
+from features.errors import DeclarationError
+from features.fields import Field, FieldKind, OutOfBounds
+from features.zones import check_zone
+
+Params = Mapping[str, Any]
+
+
+class Expression:
+    """Base of all expressions; built by the functions and methods of this module, never directly.
+
+    Attributes:
+        op: name in the catalogue with its version, `log1p/1`; `field` and `constant` are leaves.
+        args: operands.
+        params: what the user chose, JSON-ready, in no particular order.
+        field: the declaration, for a leaf that reads one.
+    """
+
+    kind: ClassVar[FieldKind]
+
+    def __init__(
+        self,
+        op: str,
+        args: Sequence["Expression"] = (),
+        params: Params | None = None,
+        field: Field | None = None,
+    ) -> None:
+        self.op: Final = op
+        self.args: Final = tuple(args)
+        self.params: Final = {k: v for k, v in (params or {}).items() if v is not None}
+        self.field: Final = field
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the computation: equal for two expressions built alike, 16 hex digits."""
+        return sha256_hex(canonical_json(self.to_json()))[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        if self.field is not None:
+            return {"field": self.field.name}
+        if self.op == "constant":
+            return {"constant": self.params["value"]}
+        return {"op": self.op, "of": [arg.to_json() for arg in self.args], **self.params}
+
+    def fields(self) -> list[Field]:
+        """Fields read, in order of first use."""
+        found: dict[str, Field] = {}
+        for node in walk(self):
+            if node.field is not None:
+                known = found.setdefault(node.field.name, node.field)
+                if known != node.field:
+                    raise DeclarationError(
+                        f"field {known.name!r} is declared twice, differently:\n  {known}\n  {node.field}\n"
+                        "declare it once and use that name in all features"
+                    )
+        return list(found.values())
+
+    def is_null(self) -> "Boolean":
+        """True where the value is null (missing, invalid, or out of bounds under `null`)."""
+        return Boolean("is_null/1", [self])
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "an expression has no truth value while features are declared; "
+            "use & | ~ instead of and, or, not, and where() instead of if"
+        )
+
+    def __repr__(self) -> str:
+        if self.field is not None:
+            return f"{self.field.kind}({self.field.name!r})"
+        if self.op == "constant":
+            return repr(self.params["value"])
+        inside = [repr(arg) for arg in self.args] + [f"{k}={v!r}" for k, v in self.params.items()]
+        return f"{self.op.split('/')[0]}({', '.join(inside)})"
+
+
+class _Arithmetic(Expression):
+    """Operators shared by numbers and truth values (1, 0 or null in arithmetic)."""
+
+    def __add__(self, other: Any) -> "Number":
+        return _number("add/1", self, other)
+
+    def __radd__(self, other: Any) -> "Number":
+        return _number("add/1", other, self)
+
+    def __sub__(self, other: Any) -> "Number":
+        return _number("subtract/1", self, other)
+
+    def __rsub__(self, other: Any) -> "Number":
+        return _number("subtract/1", other, self)
+
+    def __mul__(self, other: Any) -> "Number":
+        return _number("multiply/1", self, other)
+
+    def __rmul__(self, other: Any) -> "Number":
+        return _number("multiply/1", other, self)
+
+    def __truediv__(self, other: Any) -> "Number":
+        return _number("divide/1", self, other)
+
+    def __rtruediv__(self, other: Any) -> "Number":
+        return _number("divide/1", other, self)
+
+    def __neg__(self) -> "Number":
+        return _number("subtract/1", 0.0, self)
+
+    def impute(self, value: float | Literal["median", "mean", "mode"] = "median") -> "Number":
+        """Null becomes a constant, or a statistic of the training rows. Source: SimpleImputer's strategies."""
+        if isinstance(value, str):
+            if value not in ("median", "mean", "mode"):
+                raise DeclarationError(
+                    f"impute({value!r}): use 'median', 'mean', 'mode' or a number"
+                )
+            return Number("impute/1", [self], {"with": value})
+        return Number("impute/1", [self], {"with": _finite(value, "impute")})
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Number(_Arithmetic):
+    """One float64 column; null is NaN, and every operator gives null for what is undefined."""
+
+    kind = "number"
+
+    def clip(
+        self,
+        low: float | None = None,
+        high: float | None = None,
+        *,
+        quantiles: tuple[float, float] | None = None,
+    ) -> "Number":
+        """Values below `low` or above `high` become the bound; `quantiles=(0.005, 0.995)` learns both."""
+        if quantiles is not None:
+            _check_quantiles(quantiles)
+            if low is not None or high is not None:
+                raise DeclarationError("clip(): give bounds or quantiles, not both")
+            return Number("clip/1", [self], {"quantiles": [float(q) for q in quantiles]})
+        if low is None and high is None:
+            raise DeclarationError("clip(): give low, high or quantiles")
+        if low is not None and high is not None and low > high:
+            raise DeclarationError(f"clip(): low={low} is above high={high}")
+        bounds = {"low": low, "high": high}
+        return Number(
+            "clip/1", [self], {k: _finite(v, "clip") for k, v in bounds.items() if v is not None}
+        )
+
+    def log1p(self) -> "Number":
+        """log(1 + x), accurate near 0; null for x <= -1."""
+        return Number("log1p/1", [self])
+
+    def log(self) -> "Number":
+        """Natural logarithm; null for x <= 0."""
+        return Number("log/1", [self])
+
+    def exp(self) -> "Number":
+        """E to the x; null where it would overflow (x > 709)."""
+        return Number("exp/1", [self])
+
+    def sqrt(self) -> "Number":
+        """Square root; null for x < 0."""
+        return Number("sqrt/1", [self])
+
+    def abs(self) -> "Number":
+        return Number("abs/1", [self])
+
+    def power(self, exponent: float) -> "Number":
+        """X to a constant exponent; null where it is undefined or overflows."""
+        return Number("power/1", [self], {"exponent": _finite(exponent, "power")})
+
+    def round(self) -> "Number":
+        """To the nearest integer, halves to even."""
+        return Number("round/1", [self])
+
+    def floor(self) -> "Number":
+        """The largest integer not above x."""
+        return Number("floor/1", [self])
+
+    def standardize(self) -> "Number":
+        """(x - mean) / standard deviation (population) of the training rows; nulls do not count."""
+        return Number("standardize/1", [self])
+
+    def min_max(self) -> "Number":
+        """(x - min) / (max - min) of the training rows; later values may lie outside 0 to 1."""
+        return Number("min_max/1", [self])
+
+    def robust_scale(self) -> "Number":
+        """(x - median) / interquartile range of the training rows."""
+        return Number("robust_scale/1", [self])
+
+    def bucketize(
+        self, edges: Sequence[float] | None = None, *, bins: int | None = None
+    ) -> "Number":
+        """Index of the bucket: how many edges are below x. `bins=10` learns the deciles as edges."""
+        if (edges is None) == (bins is None):
+            raise DeclarationError("bucketize(): give either edges or bins")
+        if bins is not None:
+            if not 2 <= bins <= 1000:
+                raise DeclarationError(f"bucketize(bins={bins}): use 2 to 1000")
+            return Number("bucketize/1", [self], {"bins": bins})
+        values = [_finite(edge, "bucketize") for edge in edges or ()]
+        if not values or sorted(set(values)) != values:
+            raise DeclarationError(
+                f"bucketize(): edges must be ascending and distinct, got {values}"
+            )
+        return Number("bucketize/1", [self], {"edges": values})
+
+    def one_hot(self, values: Sequence[float]) -> "Columns":
+        """One column per listed value, 1 where x equals it, else 0 (null: 0 in all)."""
+        listed = [_finite(value, "one_hot") for value in values]
+        if not listed or len(set(listed)) != len(listed):
+            raise DeclarationError(
+                f"one_hot(): values must be distinct and at least one, got {listed}"
+            )
+        return Columns("one_hot_values/1", [self], {"values": listed})
+
+    def cyclic(self, period: float | None = None) -> "Columns":
+        """Sin and cos of 2 pi x / period, on a grid of 2^-24. The calendar knows its own periods."""
+        default = _PERIODS.get(self.op)
+        if period is None and default is None:
+            raise DeclarationError("cyclic(): give the period of this number, such as cyclic(24)")
+        chosen = _finite(default if period is None else period, "cyclic")
+        if chosen <= 0:
+            raise DeclarationError(f"cyclic(period={chosen}): it must be above 0")
+        return Columns("cyclic/1", [self], {"period": chosen})
+
+    def passthrough(self) -> "Number":
+        """The value itself; useful as `number("x").passthrough()` for readers."""
+        return self
+
+    def __lt__(self, other: Any) -> "Boolean":
+        return _boolean("less/1", self, other)
+
+    def __le__(self, other: Any) -> "Boolean":
+        return _boolean("less_equal/1", self, other)
+
+    def __gt__(self, other: Any) -> "Boolean":
+        return _boolean("less/1", other, self)
+
+    def __ge__(self, other: Any) -> "Boolean":
+        return _boolean("less_equal/1", other, self)
+
+    def __eq__(self, other: object) -> "Boolean":  # type: ignore[override]
+        return _boolean("equal/1", self, other)
+
+    def __ne__(self, other: object) -> "Boolean":  # type: ignore[override]
+        return ~_boolean("equal/1", self, other)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Boolean(_Arithmetic):
+    """Truth values: 1, 0 or null. A comparison with a null side is null."""
+
+    kind = "boolean"
+
+    def __and__(self, other: "Boolean") -> "Boolean":
+        return _boolean("and/1", self, other)
+
+    def __or__(self, other: "Boolean") -> "Boolean":
+        return _boolean("or/1", self, other)
+
+    def __invert__(self) -> "Boolean":
+        return Boolean("not/1", [self])
+
+    def passthrough(self) -> Self:
+        """The value itself."""
+        return self
+
+
+class Category(Expression):
+    """A text from a vocabulary. In the row it is a code: 0..V-1, V for unknown, V + 1 for missing."""
+
+    kind = "category"
+
+    def one_hot(self, *, unknown: bool = False, missing: bool = False) -> "Columns":
+        """One column per text of the vocabulary; `unknown` and `missing` add a column each.
+
+        An unknown or missing value is 0 in every column that is not its own.
+        """
+        return Columns(
+            "one_hot/1", [self], {"unknown": unknown or None, "missing": missing or None}
+        )
+
+    def ordinal(self) -> Number:
+        """Position in the vocabulary, 0..V-1 (most frequent first when learned); unknown -1, missing null."""
+        return Number("ordinal/1", [self])
+
+    def frequency(self) -> Number:
+        """Share of the training rows that had this value; unknown 0, missing its own share."""
+        return Number("frequency/1", [self])
+
+    def target_mean(self, smoothing: float = 20.0) -> Number:
+        """Mean of the target for this value, shrunk towards the mean of all rows.
+
+        (sum + smoothing * prior) / (count + smoothing); unknown is the prior, missing has its own mean.
+        `fit_transform` cross-fits it: a training row never sees its own target. Source: Micci-Barreca,
+        "A preprocessing scheme for high-cardinality categorical attributes", SIGKDD Explorations (2001).
+        """
+        if smoothing < 0:
+            raise DeclarationError(f"target_mean(smoothing={smoothing}): it must not be negative")
+        return Number("target_mean/1", [self], {"smoothing": float(smoothing)})
+
+    def lookup(self, table: Mapping[str, float], *, default: float | None = None) -> Number:
+        """A constant number for each text; others, unknown and missing give `default` (None: null)."""
+        if not table:
+            raise DeclarationError("lookup(): the table is empty")
+        values = {str(k): _finite(v, "lookup") for k, v in sorted(table.items())}
+        return Number(
+            "lookup/1",
+            [self],
+            {"table": values, "default": None if default is None else _finite(default, "lookup")},
+        )
+
+
+class Timestamp(Expression):
+    """Seconds since 1970 in UTC; the calendar of a field is that of its zone."""
+
+    kind = "timestamp"
+
+    def minute(self) -> Number:
+        """Minute of the hour, 0-59, in the field's zone."""
+        return Number("minute/1", [self])
+
+    def hour(self) -> Number:
+        """Hour of the day, 0-23, in the field's zone."""
+        return Number("hour/1", [self])
+
+    def weekday(self) -> Number:
+        """0 Monday to 6 Sunday, in the field's zone."""
+        return Number("weekday/1", [self])
+
+    def day(self) -> Number:
+        """Day of the month, 1-31, in the field's zone."""
+        return Number("day/1", [self])
+
+    def month(self) -> Number:
+        """1-12, in the field's zone."""
+        return Number("month/1", [self])
+
+    def year(self) -> Number:
+        """The Gregorian year, in the field's zone."""
+        return Number("year/1", [self])
+
+    def __lt__(self, other: "Timestamp") -> Boolean:
+        return _boolean("less/1", self, other)
+
+    def __le__(self, other: "Timestamp") -> Boolean:
+        return _boolean("less_equal/1", self, other)
+
+    def __gt__(self, other: "Timestamp") -> Boolean:
+        return _boolean("less/1", other, self)
+
+    def __ge__(self, other: "Timestamp") -> Boolean:
+        return _boolean("less_equal/1", other, self)
+
+
+class Columns(Expression):
+    """Several columns at once (one-hot, sin and cos); they are features, not operands."""
+
+    kind = "number"
+
+
+_PERIODS: Final = {
+    "minute/1": 60.0,
+    "hour/1": 24.0,
+    "weekday/1": 7.0,
+    "day/1": 31.0,
+    "month/1": 12.0,
+}
+LEAVES: Final[dict[str, type[Expression]]] = {
+    "number": Number,
+    "boolean": Boolean,
+    "category": Category,
+    "timestamp": Timestamp,
+}
+
+
+def number(
+    name: str,
+    *,
+    unit: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    out_of_bounds: OutOfBounds = "null",
+    nullable: bool = True,
+    from_float32: bool = False,
+    description: str = "",
+    sensitive: Literal["drop", "hash", "encrypt"] | None = None,
+    example: float | None = None,
+) -> Number:
+    """A numeric field. JSON: integer or float; tables: integers, float64."""
+    bounds = {k: None if v is None else float(v) for k, v in (("low", low), ("high", high))}
+    field = Field(
+        name=name,
+        kind="number",
+        unit=unit,
+        out_of_bounds=out_of_bounds,
+        nullable=nullable,
+        from_float32=from_float32,
+        description=description,
+        sensitive=sensitive,
+        example=example,
+        **bounds,
+    )
+    return Number("field", field=field)
+
+
+def boolean(
+    name: str,
+    *,
+    nullable: bool = True,
+    description: str = "",
+    sensitive: Literal["drop", "hash", "encrypt"] | None = None,
+    example: bool | None = None,
+) -> Boolean:
+    """A field of true and false."""
+    field = Field(
+        name=name,
+        kind="boolean",
+        nullable=nullable,
+        description=description,
+        sensitive=sensitive,
+        example=example,
+    )
+    return Boolean("field", field=field)
+
+
+def category(
+    name: str,
+    *,
+    of: Literal["string", "integer"] = "string",
+    normalize: Sequence[str] = (),
+    vocabulary: Sequence[str | int] | None = None,
+    max_vocabulary: int = 1000,
+    nullable: bool = True,
+    description: str = "",
+    sensitive: Literal["drop", "hash", "encrypt"] | None = None,
+    example: str | int | None = None,
+) -> Category:
+    """A field with texts (or integers, `of="integer"`) from a vocabulary, declared or learned."""
+    field = Field(
+        name=name,
+        kind="category",
+        of=of,
+        normalize=tuple(normalize),
+        vocabulary=None if vocabulary is None else tuple(str(value) for value in vocabulary),
+        max_vocabulary=max_vocabulary,
+        nullable=nullable,
+        description=description,
+        sensitive=sensitive,
+        example=example,
+    )
+    return Category("field", field=field)
+
+
+def timestamp(
+    name: str,
+    *,
+    tz: str | None = None,
+    unit: Literal["s", "ms", "us"] | None = None,
+    nullable: bool = True,
+    description: str = "",
+    sensitive: Literal["drop", "hash", "encrypt"] | None = None,
+    example: str | float | None = None,
+) -> Timestamp:
+    """An instant: ISO 8601 text, or with `unit` a number since 1970. `tz` is for text without offset
+    and for the calendar.
+    """
+    if tz is not None:
+        check_zone(tz)
+    field = Field(
+        name=name,
+        kind="timestamp",
+        tz=tz,
+        epoch=unit,
+        nullable=nullable,
+        description=description,
+        sensitive=sensitive,
+        example=example,
+    )
+    return Timestamp("field", field=field)
+
+
+def where(condition: Boolean, then: Any, otherwise: Any) -> Number:
+    """`then` where the condition is true, `otherwise` where it is false, null where it is null."""
+    return Number("where/1", [_operand(condition), _operand(then), _operand(otherwise)])
+
+
+def minimum(a: Any, b: Any) -> Number:
+    """The smaller of the two; null if either is."""
+    return _number("minimum/1", a, b)
+
+
+def maximum(a: Any, b: Any) -> Number:
+    """The larger of the two; null if either is."""
+    return _number("maximum/1", a, b)
+
+
+def safe_div(a: Any, b: Any, *, default: float) -> Number:
+    """A / b, and `default` where b is 0; null if either is null."""
+    return Number(
+        "safe_div/1", [_operand(a), _operand(b)], {"default": _finite(default, "safe_div")}
+    )
+
+
+def elapsed(
+    start: Timestamp, end: Timestamp, *, unit: Literal["s", "min", "h", "d"] = "s"
+) -> Number:
+    """End - start in seconds, minutes, hours or days; negative when end is before start."""
+    if unit not in ("s", "min", "h", "d"):
+        raise DeclarationError(f"elapsed(unit={unit!r}): use 's', 'min', 'h' or 'd'")
+    return Number("elapsed/1", [start, end], {"unit": unit})
+
+
+def walk(*roots: Expression) -> list[Expression]:
+    """All nodes below the roots, operands before what uses them, each computation once."""
+    done: dict[str, Expression] = {}
+
+    def visit(node: Expression) -> None:
+        if node.key not in done:
+            for arg in node.args:
+                visit(arg)
+            done[node.key] = node
+
+    for root in roots:
+        visit(root)
+    return list(done.values())
+
+
+def _number(op: str, a: Any, b: Any) -> Number:
+    return Number(op, [_operand(a), _operand(b)])
+
+
+def _boolean(op: str, a: Any, b: Any) -> Boolean:
+    return Boolean(op, [_operand(a), _operand(b)])
+
+
+def _operand(value: Any) -> Expression:
+    if isinstance(value, (Number, Boolean, Timestamp)):
+        return value
+    if isinstance(value, Columns):
+        raise DeclarationError(f"{value!r} is several columns and cannot be an operand")
+    if isinstance(value, Category):
+        raise DeclarationError(
+            f"{value!r} is a category; make a number of it first, with ordinal(), frequency(), "
+            "target_mean() or lookup()"
+        )
+    if isinstance(value, (bool, int, float)):
+        return Number("constant", params={"value": _finite(value, "a constant")})
+    raise DeclarationError(
+        f"{value!r} cannot be an operand; use a number, or an expression over fields"
+    )
+
+
+def _finite(value: Any, where_: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DeclarationError(f"{where_}: expected a finite number, got {value!r}")
+    return float(value)
+
+
+def _check_quantiles(quantiles: tuple[float, float]) -> None:
+    low, high = quantiles
+    if not 0 <= low < high <= 1:
+        raise DeclarationError(f"quantiles={quantiles}: expected 0 <= low < high <= 1")

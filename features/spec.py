@@ -1,0 +1,111 @@
+"""A feature set as data: what is declared, what is hashed of it, and reading both back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from features.digests import digest_of, sha256_hex
+from features.encoding import ENCODER_VERSION
+from features.errors import DeclarationError
+from features.expressions import LEAVES, Columns, Expression, Number
+from features.fields import Field
+from features.ops import OPS
+
+FORMAT: Final = 1
+DOCUMENTATION: Final = ("description", "example")
+"""Entries of a field that tell people something and change no value: not part of the digest."""
+
+
+def fields_of(features: Mapping[str, Expression]) -> tuple[Field, ...]:
+    """All fields, in order of first use, each declared once."""
+    found: dict[str, Field] = {}
+    for expression in features.values():
+        for field in expression.fields():
+            known = found.setdefault(field.name, field)
+            if known != field:
+                raise DeclarationError(
+                    f"field {field.name!r} is declared twice, differently:\n  {known}\n  {field}\n"
+                    "declare it once and use that name in all features"
+                )
+    return tuple(found.values())
+
+
+def spec_json(fields: Sequence[Field], features: Mapping[str, Expression]) -> dict[str, Any]:
+    """Everything declared."""
+    return {
+        "encoder": ENCODER_VERSION,
+        "fields": [field.to_json() for field in fields],
+        "features": [
+            {"name": name, "expression": expression.to_json()}
+            for name, expression in features.items()
+        ],
+    }
+
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """Identity of a definition: nothing fitted, nothing that is only documentation."""
+    fields = [
+        {name: value for name, value in field.items() if name not in DOCUMENTATION}
+        for field in spec["fields"]
+    ]
+    return digest_of({**spec, "fields": fields})
+
+
+def features_digest(spec: str, state: str) -> str:
+    return sha256_hex(f"{spec}\n{state}".encode("ascii"))
+
+
+def read_features(spec: Mapping[str, Any]) -> dict[str, Expression]:
+    """The expressions of a spec, over its own fields.
+
+    Raises:
+        DeclarationError: an operator, field or encoder version that this version does not know.
+    """
+    if spec.get("encoder") != ENCODER_VERSION:
+        raise DeclarationError(
+            f"encoder version {spec.get('encoder')!r}; this version has {ENCODER_VERSION}. "
+            "Serve the bundle with the version that packed it, or pack it again"
+        )
+    fields = {value["name"]: Field.from_json(value) for value in spec["fields"]}
+    return {item["name"]: read_expression(item["expression"], fields) for item in spec["features"]}
+
+
+def read_expression(value: Mapping[str, Any], fields: Mapping[str, Field]) -> Expression:
+    """The expression that `Expression.to_json` wrote."""
+    if "field" in value:
+        field = fields.get(value["field"])
+        if field is None:
+            raise DeclarationError(
+                f"an expression reads field {value['field']!r}, which is not declared"
+            )
+        return LEAVES[field.kind]("field", field=field)
+    if "constant" in value:
+        return Number("constant", params={"value": float(value["constant"])})
+    op = OPS.get(value.get("op", ""))
+    if op is None:
+        raise DeclarationError(
+            f"operator {value.get('op')!r} is not in the catalogue of this version; "
+            f"it knows {', '.join(sorted(OPS))}"
+        )
+    args = [read_expression(arg, fields) for arg in value["of"]]
+    params = {key: item for key, item in value.items() if key not in ("op", "of")}
+    return op.gives(op.name, args, params)
+
+
+def check_feature(name: str, expression: Any) -> None:
+    """Refuses what cannot be a feature."""
+    if not isinstance(expression, Expression):
+        raise DeclarationError(
+            f"feature {name!r} is {expression!r}; expected an expression such as number('x').impute()"
+        )
+    if expression.kind in ("category", "timestamp") and not isinstance(expression, Columns):
+        way = "one_hot(), ordinal(), frequency(), target_mean() or lookup()"
+        hint = way if expression.kind == "category" else "hour(), weekday(), month() or elapsed()"
+        raise DeclarationError(
+            f"feature {name!r} is a {expression.kind}, which is no number yet; use {hint}"
+        )
+    if not expression.fields():
+        raise DeclarationError(f"feature {name!r} reads no field; a constant is no feature")
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    return digest_of(state)
