@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from features.encoding import Encoded
 from features.fields import FLAG_NAMES, Field
-from models.manifest import Fallback, Manifest, Policy
+from models.manifest import Decision, Fallback, OutputSpec, Policy
 from models.outputs import NO_DECISION, Decisions, ModelOutputs, ValidRange
 from models.policies import default_policy
 from models.vocabulary import OUTCOMES, POLICIES, REASONS
@@ -28,7 +28,7 @@ NO_REASON: Final = 255
 NONE: Final[Mapping[int, Any]] = MappingProxyType({})
 """What a clean request has of repairs, reasons and bad fields; shared, so it is read-only."""
 
-Encode = Callable[[list[dict[str, Any]]], Encoded]
+Encode = Callable[[Sequence[Mapping[str, Any]]], Encoded]
 Trouble = tuple[int, int]
 """Field index and flag code."""
 
@@ -100,7 +100,12 @@ class Ladder:
     )
 
     def __init__(
-        self, manifest: Manifest, fallback: Fallback, fields: Sequence[Field], encode: Encode
+        self,
+        outputs: Sequence[OutputSpec],
+        decision: Decision,
+        fallback: Fallback,
+        fields: Sequence[Field],
+        encode: Encode,
     ) -> None:
         self._fields = tuple(field.name for field in fields)
         self._severity = tuple(
@@ -110,12 +115,10 @@ class Ladder:
         self._repair_values = repair_values(fallback, fields, encode)
         self._max_repaired = fallback.max_repaired
         self._ranges = tuple(
-            (place, ValidRange(spec))
-            for place, spec in enumerate(manifest.outputs)
-            if spec.kind != "label"
+            (place, ValidRange(spec)) for place, spec in enumerate(outputs) if spec.kind != "label"
         )
-        self.decisions = Decisions(manifest)
-        self._default = [fallback.default[spec.name] for spec in manifest.outputs]
+        self.decisions = Decisions(outputs[0], decision)
+        self._default = [fallback.default[spec.name] for spec in outputs]
         self._default_code = self.decisions.codes(self._default[:1])[0]
 
     @property

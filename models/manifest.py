@@ -106,6 +106,10 @@ class Threshold(Strict, frozen=True, kw_only=True, omit_defaults=True):
     below: float | None = None
 
 
+Decision = tuple[Threshold, ...] | Literal["classes"] | None
+"""Of the primary output: its named ranges, ascending and the last one open, or its classes."""
+
+
 class Label(Strict, frozen=True, kw_only=True):
     """What feedback sends, and how it is compared with an answer.
 
@@ -182,7 +186,7 @@ class Manifest(Strict, frozen=True, kw_only=True):
     description: str = ""
     features: FeaturesIdentity
     outputs: Annotated[tuple[OutputSpec, ...], Meta(min_length=1)]
-    decision: tuple[Threshold, ...] | Literal["classes"] | None = None
+    decision: Decision = None
     label: Label | None = None
     owner: str = ""
     contact: str = ""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Manifest, OutputSpec
+from models.manifest import Decision, OutputSpec
 
 LARGEST: Final = float(np.finfo(np.float64).max)
 FEW_ROWS: Final = 16
@@ -74,8 +74,7 @@ class Decisions:
 
     __slots__ = ("_code_of", "_edges", "names")
 
-    def __init__(self, manifest: Manifest) -> None:
-        decision, primary = manifest.decision, manifest.outputs[0]
+    def __init__(self, primary: OutputSpec, decision: Decision) -> None:
         self._edges: list[float] = []
         self._code_of: dict[Any, int] = {}
         self.names: tuple[str, ...] = ()
@@ -108,7 +107,7 @@ class Decisions:
         if not self._edges:
             return np.zeros(len(primary), np.bool_)
         distance = np.abs(primary[:, None].astype(np.float64) - np.asarray(self._edges))
-        return (distance <= tolerance).any(axis=1)
+        return _any_per_row(distance <= tolerance)
 
     def name(self, code: int) -> str | None:
         """The text of a code."""
@@ -146,4 +145,4 @@ def differing_rows(
 
 
 def _any_per_row(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.asarray(cells.reshape(len(cells), -1).any(axis=1))
+    return np.logical_or.reduce(cells.reshape(len(cells), -1), axis=1)

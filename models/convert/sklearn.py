@@ -54,7 +54,9 @@ def convert(model: Any, width: int) -> Converted:
         },
     }
     if is_classifier(model):
-        proto = _to_onnx(model, width, {"zipmap": False})
+        # Some classifiers without probabilities do not know the option, and need it not.
+        options = {"zipmap": False} if hasattr(model, "predict_proba") else {}
+        proto = _to_onnx(model, width, options)
         return _classifier(proto, model, common)
     if is_regressor(model):
         return _regressor(_to_onnx(model, width, {}), model, common)

@@ -1,0 +1,320 @@
+"""A store: one folder per model, one folder per version, and a wish which version is live.
+
+    flights/7/         a bundle
+    flights/live.json  {"format":1,"live":"7","previous":"6","revision":12,"at":…,"by":…}
+
+A version appears whole or not at all: it is written aside, synced, and renamed into place. A server
+needs no write access; what it really serves are facts that it keeps elsewhere.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from models.bundle import Bundle
+from models.difference import spec_difference
+from models.errors import (
+    BundleCorrupt,
+    BundleError,
+    BundleNotFound,
+    DefinitionChanged,
+    LiveChanged,
+    NothingLive,
+    PackingError,
+    StoreError,
+    VersionTaken,
+)
+from models.manifest import (
+    AGAIN,
+    FEATURES,
+    MANIFEST,
+    MODEL_NAME,
+    VERSION,
+    FeaturesIdentity,
+    Manifest,
+    Strict,
+    read,
+    write,
+)
+
+LIVE: Final = "live.json"
+
+
+class LiveWish(Strict, frozen=True, kw_only=True):
+    """`live.json`: which version the owner wants to be live."""
+
+    format: Literal[1]
+    live: str
+    previous: str | None = None
+    revision: Annotated[int, Meta(ge=1)]
+    """Grows by one with every change, so that two changes cannot both believe they were first."""
+    at: str
+    by: str
+
+
+class Store:
+    """A folder of bundles. Holds no state but its path; any thread or process may use it."""
+
+    __slots__ = ("root",)
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    # reading
+
+    def names(self) -> list[str]:
+        """Models that have at least one version, sorted."""
+        if not self.root.is_dir():
+            raise StoreError(f"no store at {self.root}; name a folder that `pack` has written to")
+        return sorted(
+            entry.name
+            for entry in os.scandir(self.root)
+            if re.fullmatch(MODEL_NAME, entry.name) and entry.is_dir() and self.versions(entry.name)
+        )
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of a model, sorted as texts: they have no other order."""
+        try:
+            entries = list(os.scandir(self.root / _checked(name, MODEL_NAME, "model name")))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(e.name for e in entries if re.fullmatch(VERSION, e.name) and e.is_dir())
+
+    def folder(self, name: str, version: str) -> Path:
+        """Where a version is.
+
+        Raises:
+            BundleNotFound: it is not in the store; the message says what is.
+        """
+        versions = self.versions(name)
+        if _checked(version, VERSION, "version") not in versions:
+            there = f"it has versions {versions}" if versions else "the store has no such model"
+            raise BundleNotFound(f"no {name}/{version} in {self.root}: {there}")
+        return self.root / name / version
+
+    def open(self, name: str, version: str, *, batch_exact: bool = False) -> Bundle:
+        """Opens a version; see `Bundle.open`.
+
+        Raises:
+            BundleCorrupt: also when the folder was renamed or copied under another name.
+        """
+        folder = self.folder(name, version)
+        bundle = Bundle.open(folder, batch_exact=batch_exact)
+        if (bundle.name, bundle.version) != (name, version):
+            raise BundleCorrupt(
+                f"bundle {folder} says that it is {bundle.name}/{bundle.version}; a bundle "
+                "keeps its name "
+                f"and version. Move the folder back, or pack it as {name}/{version}."
+            )
+        return bundle
+
+    def manifest(self, name: str, version: str) -> Manifest:
+        """The manifest alone, without looking at the other files."""
+        path = self.folder(name, version) / MANIFEST
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleCorrupt(f"{path} cannot be read: {error.strerror}; {AGAIN}") from error
+        return read(Manifest, content, what=str(path))
+
+    # the live wish
+
+    def live(self, name: str) -> LiveWish | None:
+        """The wish, if one was made."""
+        path = self.root / _checked(name, MODEL_NAME, "model name") / LIVE
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return read(LiveWish, content, what=str(path))
+
+    def resolve(self, name: str) -> str:
+        """The version to serve: the wished one, else the only one.
+
+        Raises:
+            BundleNotFound: there is none, or the wished one is not there.
+            NothingLive: several versions and no wish.
+        """
+        wish, versions = self.live(name), self.versions(name)
+        if wish is not None:
+            self.folder(name, wish.live)
+            return wish.live
+        if not versions:
+            raise BundleNotFound(
+                f"the store {self.root} has no model {name!r}; it has {self.names()}"
+            )
+        if len(versions) > 1:
+            raise NothingLive(
+                f"model {name!r} has versions {versions} and none is marked live. Say which: "
+                f"keelmark publish {name} {versions[-1]} --live --store {self.root}"
+            )
+        return versions[0]
+
+    def set_live(
+        self, name: str, version: str, *, by: str, expected: int | None = None
+    ) -> LiveWish:
+        """Wishes a version live, by compare-and-set.
+
+        Args:
+            name: the model.
+            version: must be in the store.
+            by: who wishes it, for the record.
+            expected: the revision that the decision was based on, 0 for no wish yet; None takes
+                whatever is there.
+
+        Raises:
+            LiveChanged: the wish has another revision by now.
+        """
+        self.folder(name, version)
+        folder = self.root / name
+        with _locked(folder):
+            now = self.live(name)
+            revision = 0 if now is None else now.revision
+            if expected is not None and revision != expected:
+                raise LiveChanged(
+                    f"the live version of {name!r} is at revision {revision}"
+                    f"{'' if now is None else f' ({now.live}, by {now.by})'}, not {expected}; "
+                    "look at it again and repeat"
+                )
+            wish = LiveWish(
+                format=1,
+                live=version,
+                previous=_previous(now, version),
+                revision=revision + 1,
+                at=datetime.now(UTC).isoformat(timespec="seconds"),
+                by=by,
+            )
+            _replace(folder / LIVE, write(wish))
+        return wish
+
+    # writing
+
+    def check_free(self, name: str, version: str) -> None:
+        """Refuses a name, or a version that is there already.
+
+        Raises:
+            PackingError: not a name or version.
+            VersionTaken: versions are immutable.
+        """
+        _checked(version, VERSION, "version")
+        if version in self.versions(name) or os.path.lexists(self.root / name / version):
+            raise VersionTaken(
+                f"{name}/{version} is in the store {self.root} already, and versions are "
+                f"immutable; choose another version than {self.versions(name)}"
+            )
+
+    def check_definition(self, features: FeaturesIdentity, spec: dict[str, Any]) -> None:
+        """Refuses a feature label that names another definition in this store.
+
+        Raises:
+            DefinitionChanged: with the difference.
+        """
+        for name, version, manifest in self._manifests():
+            other = manifest.features
+            if other.label != features.label or other.spec_digest == features.spec_digest:
+                continue
+            difference = spec_difference(_spec_of(self.root / name / version), spec)
+            raise DefinitionChanged(
+                f"features {features.label} of {name}/{version} are defined otherwise:\n  "
+                + "\n  ".join(difference)
+                + "\nA label names one definition: raise the version of the feature set."
+            )
+
+    def _manifests(self) -> Iterator[tuple[str, str, Manifest]]:
+        if not self.root.is_dir():
+            return
+        for name in self.names():
+            for version in self.versions(name):
+                try:
+                    yield name, version, self.manifest(name, version)
+                except BundleError:
+                    continue  # its own opening refuses it; it does not stop other work
+
+    @contextmanager
+    def aside(self, name: str, version: str) -> Generator[Path]:
+        """A folder in the store, seen by nobody, to write into; removed unless published."""
+        self.check_free(name, version)
+        parent = self.root / name
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = parent / f".{version}.{secrets.token_hex(4)}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, folder: Path, manifest: Manifest) -> Path:
+        """Moves a folder written `aside` into its place, in one step.
+
+        Raises:
+            VersionTaken: somebody else published this version meanwhile.
+            DefinitionChanged: or another definition of its features.
+        """
+        target = self.root / manifest.name / manifest.version
+        for path in folder.iterdir():
+            _sync(path)
+        _sync(folder)
+        with _locked(self.root):
+            self.check_free(manifest.name, manifest.version)
+            if manifest.features.label:
+                self.check_definition(manifest.features, _spec_of(folder))
+            folder.rename(target)
+            _sync(target.parent)
+        return target
+
+
+def _checked(text: str, pattern: str, what: str) -> str:
+    if not re.fullmatch(pattern, text):
+        raise PackingError(f"{text!r} is not a {what}; it must match {pattern}")
+    return text
+
+
+def _previous(now: LiveWish | None, version: str) -> str | None:
+    if now is None:
+        return None
+    return now.previous if now.live == version else now.live
+
+
+def _spec_of(folder: Path) -> dict[str, Any]:
+    return msgspec.json.decode((folder / FEATURES).read_bytes()).get("spec", {})
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """Exclusive among everybody who changes this folder through a `Store`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file so that readers see the old or the new one, whole, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(content)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
