@@ -38,6 +38,23 @@ class ModelOutputs:
             None if self.checks is None else self.checks[start:stop],
         )
 
+    def same_bits(self, other: "ModelOutputs") -> bool:
+        """Whether every value has the same bits; texts are compared as texts."""
+        mine, others = self.arrays(), other.arrays()
+        return len(mine) == len(others) and all(
+            a.shape == b.shape and bits(a) == bits(b) for a, b in zip(mine, others, strict=True)
+        )
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """All there are: values, features, checks."""
+        rest = (self.features, self.checks)
+        return [*self.values, *(array for array in rest if array is not None)]
+
+
+def bits(array: NDArray[Any]) -> Any:
+    """What two arrays must share to be the same to the bit."""
+    return array.tolist() if array.dtype.kind == "O" else array.tobytes()
+
 
 class ValidRange:
     """Tells which rows of an output may be given: finite, and within the manifest's range."""

@@ -1,0 +1,306 @@
+"""The gate: a bundle's first load, in a process of its own that may crash, hang or eat memory.
+
+The child opens the bundle, replays the golden rows singly and as one batch, and measures what
+serving it will cost. It answers with data over a pipe; whatever happens to it, the caller gets a
+report or an error.
+Whether the child failed is judged by one thing: no verdict came.
+"""
+
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import IO, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from features import runtime
+from models import errors, gate_child
+from models.bundle import Bundle
+from models.errors import BundleError, GateFailed
+from models.manifest import MODEL, Strict
+from models.replay import replay, replay_tensors
+
+BASE_BYTES: Final = 256 << 20
+BYTES_PER_MODEL_BYTE: Final = 25
+"""A 31 MB tree ensemble needs 600 MB of address space to open, 762 at its peak (measured)."""
+LARGEST_VERDICT: Final = 1 << 20
+LARGEST_COMPLAINT: Final = 1 << 20
+LARGEST_BATCH: Final = 256
+SECONDS_PER_SIZE: Final = 0.02
+SECONDS_TO_END: Final = 5.0
+SHOWN_COMPLAINT: Final = 400
+ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""All that the child's environment has; one BLAS thread saves 40 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the child may use. `address_space_bytes` None is 256 MB and 25 times the model's file."""
+
+    address_space_bytes: int | None = None
+    cpu_seconds: int = 60
+    wall_seconds: float = 120.0
+
+    def for_bundle(self, folder: Path) -> "Limits":
+        """With the address space for this bundle."""
+        if self.address_space_bytes is not None:
+            return self
+        model = folder / MODEL
+        size = model.stat().st_size if model.is_file() else 0
+        return Limits(
+            address_space_bytes=BASE_BYTES + BYTES_PER_MODEL_BYTE * size,
+            cpu_seconds=self.cpu_seconds,
+            wall_seconds=self.wall_seconds,
+        )
+
+
+USUAL: Final = Limits()
+
+
+class GateReport(Strict, frozen=True, kw_only=True):
+    """What the gate found on this machine.
+
+    `run_seconds` is the time of one run by its number of rows. `max_batch` is where the cost per
+    row stops
+    falling: 1 where it never falls by a tenth.
+    """
+
+    rows: int
+    features_off_by_one: int
+    batch_exact: bool
+    open_seconds: float
+    resident_bytes: int
+    """What opening the bundle added to the process."""
+    peak_bytes: int
+    run_seconds: dict[int, float]
+    max_batch: int
+    network: str
+    """`isolated`, or `not isolated` where the machine does not let us."""
+    onnxruntime: str
+
+
+class _Verdict(Strict, frozen=True, kw_only=True):
+    report: GateReport | None = None
+    error: str | None = None
+    message: str = ""
+
+
+def admit(folder: Path, limits: Limits = USUAL) -> tuple[Bundle, GateReport]:
+    """Runs the gate and, when it passes, opens the bundle here. Blocks; raises as `run_gate`."""
+    report = run_gate(folder, limits)
+    return Bundle.open(folder, batch_exact=report.batch_exact), report
+
+
+def run_gate(folder: Path, limits: Limits = USUAL) -> GateReport:
+    """Loads and replays a bundle in a process of its own. Blocks until there is a verdict.
+
+    Raises:
+        GoldenMismatch, BundleCorrupt, FormatUnknown, FeaturesMismatch: the child's findings.
+        GateFailed: no verdict came: it crashed, hung, or used more than it may.
+    """
+    folder = folder.resolve()
+    limits = limits.for_bundle(folder)
+    with tempfile.TemporaryFile() as complaint:
+        answer, why = _child(folder, limits, complaint)
+        if answer:
+            return _reported(folder, answer)
+        complaint.seek(0)
+        said = complaint.read(LARGEST_COMPLAINT).decode("utf-8", "replace").strip()
+    said = f" Its last words: {said[-SHOWN_COMPLAINT:]}" if said else ""
+    raise GateFailed(
+        f"bundle {folder}: its first load, in a process of its own, gave no verdict: {why}. "
+        "Nothing was "
+        f"loaded here and what serves goes on.{said} Check the model file, or allow it more if "
+        "it is "
+        "known to be that large."
+    )
+
+
+def _reported(folder: Path, answer: bytes) -> GateReport:
+    try:
+        verdict = msgspec.json.decode(answer, type=_Verdict)
+    except msgspec.MsgspecError as error:
+        raise GateFailed(
+            f"bundle {folder}: its gate answered with something else: {error}"
+        ) from error
+    if verdict.report is not None:
+        return verdict.report
+    kind = getattr(errors, verdict.error or "", GateFailed)
+    raise kind(verdict.message)
+
+
+def _child(folder: Path, limits: Limits, complaint: IO[bytes]) -> tuple[bytes, str]:
+    """The verdict's bytes, or none and why."""
+    readable, writable = os.pipe()
+    request = {
+        "folder": str(folder),
+        "path": [str(Path(entry).absolute()) for entry in sys.path],
+        **asdict(limits),
+    }
+    try:
+        process = subprocess.Popen(  # noqa: S603  (ourselves, on our own file)
+            [sys.executable, "-I", "-B", gate_child.__file__, str(writable), json.dumps(request)],
+            env=ENVIRONMENT,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=complaint,
+            pass_fds=(writable,),
+            process_group=0,
+        )
+        os.close(writable)
+        writable = -1
+        answer, in_time = _read_until(readable, time.monotonic() + limits.wall_seconds)
+        if not in_time:
+            os.killpg(process.pid, signal.SIGKILL)
+        code = _ended(process)
+    finally:
+        os.close(readable)
+        if writable >= 0:
+            os.close(writable)
+    if not in_time:
+        return b"", f"it was still busy after {limits.wall_seconds:g} s"
+    return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code; a child that has said all it has to say does not get to hang on its way out."""
+    try:
+        return process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+def _read_until(descriptor: int, deadline: float) -> tuple[bytes, bool]:
+    """What is written before the other end closes, and whether it closed in time."""
+    pieces, size = list[bytes](), 0
+    while size <= LARGEST_VERDICT:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            return b"", False
+        piece = os.read(descriptor, 1 << 16)
+        if not piece:
+            return b"".join(pieces), True
+        pieces.append(piece)
+        size += len(piece)
+    return b"", False
+
+
+def _why(code: int, limits: Limits) -> str:
+    assert limits.address_space_bytes is not None
+    space = f"{limits.address_space_bytes >> 20} MB of address space"
+    if code == -signal.SIGXCPU:
+        return f"it used more than {limits.cpu_seconds} s of processor time"
+    if code == -signal.SIGKILL:
+        return "it was killed, perhaps by the machine for its memory"
+    if code < 0:
+        return f"it was ended by {signal.Signals(-code).name} (it may use {space})"
+    return f"it ended with code {code} (it may use {space})"
+
+
+# what the child does
+
+
+def examine(folder: Path, *, network: str) -> GateReport:
+    """Opens, replays and measures a bundle in this process.
+
+    Raises:
+        BundleError: whatever is wrong with it.
+    """
+    before, started = _resident_bytes(), time.perf_counter()
+    bundle = Bundle.open(folder)
+    open_seconds = time.perf_counter() - started
+    resident = _resident_bytes() - before
+    if bundle.fitted is None:
+        found, seconds = replay_tensors(bundle), {}
+    else:
+        found = replay(bundle, bundle.golden, bundle.fitted.feature_names)
+        seconds = run_seconds(bundle)
+    return GateReport(
+        rows=found.rows,
+        features_off_by_one=found.features_off_by_one,
+        batch_exact=found.batch_exact,
+        open_seconds=open_seconds,
+        resident_bytes=max(0, resident),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        run_seconds=seconds,
+        max_batch=max_batch(seconds),
+        network=network,
+        onnxruntime=runtime.version,
+    )
+
+
+def run_seconds(bundle: Bundle) -> dict[int, float]:
+    """Median seconds of one run of 1, 2, 4, … rows; the golden rows over and over."""
+    golden = bundle.encoder.encode([row.record for row in bundle.golden.rows]).rows
+    if not len(golden):
+        return {}
+    rows = np.resize(golden, (LARGEST_BATCH, golden.shape[1]))
+    sizes = [1 << power for power in range(LARGEST_BATCH.bit_length())]
+    return {size: _median_run(bundle, rows[:size]) for size in sizes}
+
+
+def _median_run(bundle: Bundle, rows: NDArray[np.float64]) -> float:
+    bundle.run(rows)
+    taken: list[float] = []
+    end = time.perf_counter() + SECONDS_PER_SIZE
+    while len(taken) < 3 or (time.perf_counter() < end and len(taken) < 200):
+        started = time.perf_counter()
+        bundle.run(rows)
+        taken.append(time.perf_counter() - started)
+    return median(taken)
+
+
+def max_batch(seconds: dict[int, float]) -> int:
+    """The largest size whose cost per row is a tenth below that of the last one chosen.
+
+    >>> max_batch({1: 20e-6, 2: 22e-6, 4: 26e-6, 8: 50e-6})
+    4
+    >>> max_batch({1: 20e-6, 2: 39e-6, 4: 79e-6})
+    1
+    """
+    best = 1
+    for size, taken in sorted(seconds.items()):
+        if taken / size <= 0.9 * seconds[best] / best:
+            best = size
+    return best
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:  # not Linux
+        return 0
+    return pages * resource.getpagesize()
+
+
+def verdict_of(folder: Path, *, network: str) -> bytes:
+    """What the child writes to its pipe."""
+    try:
+        verdict = _Verdict(report=examine(folder, network=network))
+    except BundleError as error:
+        verdict = _complaint(type(error).__name__, error)
+    except Exception as error:  # noqa: BLE001  (onnxruntime's, or no memory: a verdict all the same)
+        verdict = _complaint("GateFailed", error)
+    return msgspec.json.encode(verdict)
+
+
+def _complaint(kind: str, error: Exception) -> _Verdict:
+    text = str(error) or repr(error)
+    if isinstance(error, MemoryError) or "bad_alloc" in text or "allocate memory" in text:
+        kind, text = "GateFailed", f"the bundle needs more memory than its gate allows: {text}"
+    elif kind == "GateFailed":
+        text = f"the bundle opens but does not run: {text}"
+    return _Verdict(error=kind, message=text)

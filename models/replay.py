@@ -1,0 +1,224 @@
+"""Replaying golden rows: the answers of this machine against those of the machine that packed them.
+
+Rows must be equal, features too (one unit in the last place of float32 is counted), the outputs of
+every rung within the manifest's tolerance, and the policies must choose the same rung for the same
+reasons.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.errors import GoldenMismatch
+from models.golden import Answered, Answering, answer, bad_fields, rung_name
+from models.manifest import Golden, GoldenRow, OutputSpec
+from models.outputs import ModelOutputs, differing_rows
+
+REBUILD: Final = (
+    "The encoder, the runtime or the processor differs from where it was packed. Keep the "
+    "version that "
+    "serves; pack this one again with this onnxruntime, or serve it with the one it was packed "
+    "with."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay found; a mismatch is raised instead.
+
+    Attributes:
+        rows: golden rows replayed, singly and as one batch.
+        features_off_by_one: feature values that differ by one float32 unit in the last place.
+        batch_exact: features and outputs of the batch have the bits of the single rows.
+    """
+
+    rows: int
+    features_off_by_one: int
+    batch_exact: bool
+
+
+def replay(answering: Answering, golden: Golden, feature_names: Sequence[str]) -> Replay:
+    """Puts every golden row to a bundle, singly and all as one batch.
+
+    Raises:
+        GoldenMismatch: naming the row, what was expected and what came.
+    """
+    if not golden.rows:
+        return Replay(rows=0, features_off_by_one=0, batch_exact=True)
+    singles: list[Answered] = []
+    off = 0
+    for row in golden.rows:
+        answered = answer(answering, [row.record])
+        off += _compare(answering, row, answered, feature_names)
+        singles.append(answered)
+    batch = answer(answering, [row.record for row in golden.rows])
+    _compare_batch(answering, golden, batch)
+    return Replay(len(golden.rows), off, _same_bits(singles, batch))
+
+
+def _compare(
+    answering: Answering, row: GoldenRow, answered: Answered, feature_names: Sequence[str]
+) -> int:
+    names = [field.name for field in answering.fields]
+    expected_row = np.frombuffer(bytes.fromhex(row.row), "<f8")
+    _same_values(row, "field", names, expected_row, answered.encoded.rows[0])
+    _same_values(row, "flag of field", names, np.asarray(row.flags), answered.encoded.flags[0])
+    assert answered.outputs.features is not None
+    expected_features = np.frombuffer(bytes.fromhex(row.features), "<f4")
+    off = _features_off(row, feature_names, expected_features, answered.outputs.features[0])
+    _same_outputs(answering, row, answered.outputs, 0)
+    _same_answer(answering, row, answered)
+    return off
+
+
+def _same_values(
+    row: GoldenRow, what: str, names: Sequence[str], expected: NDArray[Any], got: NDArray[Any]
+) -> None:
+    if expected.shape != got.shape:
+        raise _mismatch(row, f"it has {len(got)} values", f"{len(expected)}")
+    # Compared as bits: one NaN is not another, and -0 is not 0.
+    wrong = expected.astype(got.dtype).view(np.uint8) != np.ascontiguousarray(got).view(np.uint8)
+    places = np.flatnonzero(wrong.reshape(len(names), -1).any(axis=1))
+    if len(places):
+        place = int(places[0])
+        raise _mismatch(
+            row, f"{what} {names[place]!r} is {got[place].item()!r}", f"{expected[place].item()!r}"
+        )
+
+
+def _features_off(
+    row: GoldenRow,
+    names: Sequence[str],
+    expected: NDArray[np.float32],
+    got: NDArray[np.float32],
+) -> int:
+    """How many features are one unit off; raises for more."""
+    if expected.shape != got.shape:
+        raise _mismatch(row, f"it has {len(got)} features", f"{len(expected)}")
+    off = ulps_apart(expected, got)
+    worst = int(off.argmax())
+    if off[worst] > 1:
+        raise _mismatch(
+            row,
+            f"feature {names[worst]!r} is {got[worst].item()!r}",
+            f"{expected[worst].item()!r} or one float32 unit beside it",
+        )
+    return int(np.count_nonzero(off))
+
+
+def ulps_apart(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.int64]:
+    """float32 numbers between both, elementwise; 0 for two NaN, very many for one."""
+
+    def ordered(values: NDArray[np.float32]) -> NDArray[np.int64]:
+        bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
+        return np.where(bits < 0, -(bits & 0x7FFF_FFFF), bits)
+
+    both = np.isnan(a) & np.isnan(b)
+    one = np.isnan(a) ^ np.isnan(b)
+    return np.where(both, 0, np.where(one, 2**32, np.abs(ordered(a) - ordered(b))))
+
+
+def _same_outputs(answering: Answering, row: GoldenRow, outputs: ModelOutputs, place: int) -> None:
+    expected = row.expected.model
+    if expected is None:
+        return
+    for spec, column in zip(answering.outputs, outputs.values, strict=True):
+        got = column[place : place + 1]
+        wanted = as_array(spec, [expected[spec.name]])
+        if differing_rows(spec, wanted, got)[0]:
+            raise _mismatch(
+                row,
+                f"output {spec.name!r} is {got[0].tolist() if got.ndim > 1 else got.tolist()[0]!r}",
+                f"{expected[spec.name]!r} (tolerance {spec.tolerance.absolute:g})",
+            )
+
+
+def as_array(spec: OutputSpec, values: list[Any]) -> NDArray[Any]:
+    """Answers of golden.json as the model gives them."""
+    if spec.dtype == "string":
+        return np.asarray(values, object)
+    if spec.dtype in ("int64", "bool"):
+        return np.asarray(values, spec.dtype)
+    flat = [float(value) for value in _flat(values)]
+    return np.asarray(flat, spec.dtype).reshape(len(values), *spec.shape[1:])
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _same_answer(answering: Answering, row: GoldenRow, answered: Answered) -> None:
+    answers, expected = answered.answers, row.expected
+    found = {
+        "rung": (rung_name(answers.outcome[0]), expected.rung),
+        "reasons": (tuple(answers.reasons.get(0, ())), expected.reasons),
+        "repaired": (answers.repaired.get(0, {}), expected.repaired),
+        "bad fields": (bad_fields(answering.fields, answers), expected.bad),
+    }
+    for what, (got, wanted) in found.items():
+        if got != wanted:
+            raise _mismatch(row, f"the {what} are {got!r}", f"{wanted!r}")
+    if expected.rules is not None and answering.ladder.default != [
+        expected.rules[spec.name] for spec in answering.outputs
+    ]:
+        raise _mismatch(row, f"the rules answer {answering.ladder.default}", f"{expected.rules}")
+    if answers.decision[0] != expected.decision and not _near_edge(answering, answered):
+        raise _mismatch(row, f"the decision is {answers.decision[0]!r}", f"{expected.decision!r}")
+
+
+def _near_edge(answering: Answering, answered: Answered) -> bool:
+    primary, spec = answered.outputs.values[0], answering.outputs[0]
+    if spec.kind == "label":
+        return False
+    return bool(answering.ladder.decisions.near_edge(primary, spec.tolerance.absolute)[0])
+
+
+def _compare_batch(answering: Answering, golden: Golden, batch: Answered) -> None:
+    for place, row in enumerate(golden.rows):
+        expected = np.frombuffer(bytes.fromhex(row.row), "<f8")
+        names = [field.name for field in answering.fields]
+        _same_values(row, "in a batch, field", names, expected, batch.encoded.rows[place])
+        _same_outputs(answering, row, batch.outputs, place)
+
+
+def _same_bits(singles: Sequence[Answered], batch: Answered) -> bool:
+    for place, single in enumerate(singles):
+        if not single.outputs.same_bits(batch.outputs.part(place, place + 1)):
+            return False
+    return True
+
+
+def _mismatch(row: GoldenRow, got: str, expected: str) -> GoldenMismatch:
+    return GoldenMismatch(f"golden row {row.name!r}: {got}, expected {expected}. {REBUILD}")
+
+
+def replay_tensors(bundle: Bundle) -> Replay:
+    """Puts every golden row of a tensor bundle to it; its batches are the caller's own.
+
+    Raises:
+        GoldenMismatch: naming the row and the output.
+    """
+    for row in bundle.golden.tensors:
+        assert bundle.inputs is not None
+        inputs = {
+            spec.name: np.asarray(row.inputs[spec.name], spec.dtype)
+            for spec in bundle.inputs.inputs
+        }
+        got = bundle.run_tensors(inputs)
+        for spec, column in zip(bundle.outputs, got.values, strict=True):
+            wanted = as_array(spec, row.outputs[spec.name])
+            if wanted.shape != column.shape or differing_rows(spec, wanted, column).any():
+                raise GoldenMismatch(
+                    f"golden tensors {row.name!r}: output {spec.name!r} is {column.tolist()}, "
+                    "expected "
+                    f"{row.outputs[spec.name]}. {REBUILD}"
+                )
+    return Replay(len(bundle.golden.tensors), 0, batch_exact=False)
