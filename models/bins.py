@@ -2,7 +2,7 @@
 
 Bins never move after training, so counts of any two windows, replicas or versions with equal bins
 can be added and compared. Every value has a bin: the outer bins of numbers are open, and categories
-have `#other` and `#unknown`. What may enter at all (flags, missing values) is in `models/columns.py`.
+have `#other` and `#unknown`. What may enter at all is decided in `models/columns.py`.
 """
 
 from collections.abc import Sequence

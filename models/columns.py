@@ -61,7 +61,7 @@ def targets(
     wanted: list[Target] = [
         ("field", field.name, part) for field in fields for part in _parts(field, time_field)
     ]
-    wanted += [("output", output.name, "value") for output in measured(outputs)]
+    wanted.extend(("output", output.name, "value") for output in measured(outputs))
     return wanted
 
 
