@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from models.convert.graph import class_names
 from models.errors import PackingError
+from models.importance import change_from, permutation_importance, prediction_loss
 from models.manifest import ClassName, OutputSpec
 from models.outputs import ModelOutputs
 
 IMPORTANCE_ROWS: Final = 2_000
-LEAST_PROBABILITY: Final = 1e-7
-"""Probabilities are kept this far from 0 and 1: one sure and wrong answer is not an infinite loss."""
 
 Run = Callable[[NDArray[np.float64]], ModelOutputs]
 Floats = NDArray[np.float64]
@@ -56,26 +55,22 @@ def _classes_of(outputs: Sequence[OutputSpec]) -> tuple[ClassName, ...]:
 # loss
 
 
-def losses(outputs: Sequence[OutputSpec], got: ModelOutputs, target: Floats) -> Floats:
-    """Loss per row, float64 (n,): log loss, squared error, or 1 for a wrong label."""
-    primary, answers = outputs[0], got.values[0]
-    if primary.kind == "value":
-        return (answers.astype(np.float64) - target) ** 2
-    if primary.kind == "probability":
-        p = np.clip(answers.astype(np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-        return -(target * np.log(p) + (1 - target) * np.log(1 - p))
+def mean_loss(outputs: Sequence[OutputSpec], got: ModelOutputs, target: Floats) -> float:
+    """Log loss where there are probabilities, squared error, or the share of wrong labels."""
     probabilities = _class_probabilities(outputs, got)
-    if probabilities is None:
-        return (_label_codes(primary, answers) != target).astype(np.float64)
-    picked = probabilities[np.arange(len(target)), target.astype(np.int64)]
-    return -np.log(np.clip(picked.astype(np.float64), LEAST_PROBABILITY, 1))
+    if probabilities is not None:
+        return prediction_loss("class_probabilities", probabilities, target)
+    primary, answers = outputs[0], got.values[0]
+    if primary.kind == "label":
+        answers = _label_codes(primary, answers)
+    return prediction_loss(primary.kind, answers, target)
 
 
 def has_loss(outputs: Sequence[OutputSpec]) -> bool:
     """Whether a target of one column says how wrong the primary output is."""
-    return outputs[0].kind != "vector" and (
-        outputs[0].kind != "label" or bool(_classes_of(outputs))
-    )
+    if outputs[0].kind == "label":
+        return bool(_classes_of(outputs))
+    return outputs[0].kind != "vector"
 
 
 def _class_probabilities(outputs: Sequence[OutputSpec], got: ModelOutputs) -> NDArray[Any] | None:
@@ -104,7 +99,7 @@ def metrics(outputs: Sequence[OutputSpec], got: ModelOutputs, target: Floats) ->
         return {}
     got = ModelOutputs([column[known] for column in got.values])
     target, primary = target[known], outputs[0]
-    loss = float(losses(outputs, got, target).mean())
+    loss = mean_loss(outputs, got, target)
     if primary.kind == "probability":
         answers = got.values[0].astype(np.float64)
         brier = float(((answers - target) ** 2).mean())
@@ -142,43 +137,40 @@ def importances(
     target: Floats | None,
     *,
     seed: int,
-    advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Each field's share, 0 to 1, of what permuting it costs on validation rows.
+    """Each field's share, 0 to 1, of what permuting it costs on held-out rows.
 
-    Of the loss where there is a target, else of the mean absolute change of the primary output.
+    Of the loss where there is a target, else of the change of the answers.
     """
-    rng = np.random.default_rng(seed)
     if target is not None and has_loss(outputs):
         rows, target = rows[np.isfinite(target)], target[np.isfinite(target)]
     else:
         target = None
     if len(rows) > IMPORTANCE_ROWS:
+        rng = np.random.default_rng(seed)
         chosen = np.sort(rng.choice(len(rows), IMPORTANCE_ROWS, replace=False))
         rows, target = rows[chosen], None if target is None else target[chosen]
-    cost = _cost(outputs, run(rows), target)
-    costs: dict[str, float] = {}
-    for place, name in enumerate(names):
-        permuted = rows.copy()
-        permuted[:, place] = rng.permutation(permuted[:, place])
-        costs[name] = max(0.0, cost(run(permuted)))
-        advance(1)
-    total = sum(costs.values())
-    return {name: value / total if total else 0.0 for name, value in costs.items()}
+    if not len(rows):
+        return dict.fromkeys(names, 0.0)
+    return permutation_importance(names, rows, _loss(run, outputs, rows, target), seed=seed)
 
 
-def _cost(
-    outputs: Sequence[OutputSpec], base: ModelOutputs, target: Floats | None
-) -> Callable[[ModelOutputs], float]:
-    """What other answers than `base` cost."""
-    if not len(base.values[0]):
-        return lambda _: 0.0
+def _loss(
+    run: Run, outputs: Sequence[OutputSpec], rows: Floats, target: Floats | None
+) -> Callable[[Floats], float]:
     if target is not None:
-        least = losses(outputs, base, target).mean()
-        return lambda got: float(losses(outputs, got, target).mean() - least)
-    if base.values[0].dtype.kind in "fiu" and outputs[0].kind != "label":
-        return lambda got: float(np.nanmean(np.abs(got.values[0] - base.values[0])))
-    return lambda got: float((got.values[0] != base.values[0]).mean())
+        return lambda shuffled: mean_loss(outputs, run(shuffled), target)
+    usual = run(rows)
+    numeric = _class_probabilities(outputs, usual)
+    if numeric is None and outputs[0].kind != "label":
+        numeric = usual.values[0]
+    if numeric is None:
+        return lambda shuffled: float((run(shuffled).values[0] != usual.values[0]).mean())
+    place = next(i for i, column in enumerate(usual.values) if column is numeric)
+    return change_from(numeric, lambda shuffled: run(shuffled).values[place])
+
+
+# the constant default
 
 
 def usual_answers(

@@ -7,7 +7,6 @@ only troubled rows are looked at one by one.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -25,12 +24,23 @@ MODEL, BASELINE, RULES, REJECTED = (
 )
 ACCEPT, REPAIR, _, _, REJECT = range(len(POLICIES))
 NO_REASON: Final = 255
-NONE: Final[Mapping[int, Any]] = MappingProxyType({})
-"""What a clean request has of repairs, reasons and bad fields; shared, so it is read-only."""
 
 Encode = Callable[[Sequence[Mapping[str, Any]]], Encoded]
 Trouble = tuple[int, int]
 """Field index and flag code."""
+
+
+class Nothing(dict[int, Any]):
+    """An empty mapping that stays empty: what every clean request has of repairs and reasons."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # so that a dataclass takes it as a default, which all may share
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        raise TypeError("this mapping is shared by all clean requests; make a new one")
+
+
+NONE: Final[Mapping[int, Any]] = Nothing()
 
 
 @dataclass(slots=True)
