@@ -129,12 +129,14 @@ def number_bins(values: FloatArray) -> NumberBins:
     is_atom = counts > ATOM_SHARE * len(values)
     atoms = distinct[is_atom]
     spread = _quantiles(distinct[~is_atom], counts[~is_atom], len(values))
-    edges = np.unique(np.concatenate([spread, np.nextafter(atoms, -np.inf), atoms]))
+    with np.errstate(over="ignore"):  # below the lowest float64 is -inf
+        below = np.nextafter(atoms, -np.inf)
+    edges = np.unique(np.concatenate([spread, below, atoms]))
     return _edges(_without_empty_bins(edges, distinct))
 
 
 def _edges(edges: FloatArray) -> NumberBins:
-    # Adding 0.0 turns -0.0 into 0.0; below the lowest float64 is -inf, which bounds nothing.
+    # -inf bounds nothing; adding 0.0 turns -0.0 into 0.0.
     return NumberBins(edges=tuple((edges[np.isfinite(edges)] + 0.0).tolist()))
 
 

@@ -146,7 +146,7 @@ class _Hindsight(NamedTuple):
         age = np.floor((when[-1] - when) / length)  # of each row's week, 0 for the last
         before = when[-1] - (age + 1) * length
         unknown |= _first_seen(codes[: len(when)], flags[: len(when)], when, n_known) > before
-        later = slice(int(np.argmax(age < span // length // 2)), None)
+        later = slice(int(np.argmax(age < round(span / length) // 2)), None)
         hours = None if times is None else Hours.of(when[later])
         return cls(unknown[later, None], int((age == 0).sum()), hours)
 

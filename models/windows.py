@@ -5,6 +5,7 @@ first row on. All arithmetic is on counts per hour, since every window length is
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -47,8 +48,7 @@ class Hours:
 
     def slices(self) -> list[slice]:
         """The rows of each hour."""
-        stops = [*self.starts[1:].tolist(), self.n_rows]
-        return [slice(a, b) for a, b in zip(self.starts.tolist(), stops, strict=True)]
+        return [slice(a, b) for a, b in pairwise([*self.starts.tolist(), self.n_rows])]
 
     def sums(self, marks: NDArray[np.bool_]) -> IntArray:
         """Marked rows in each hour, from bool (n, k) to int64 (n_hours, k)."""
