@@ -50,8 +50,8 @@ __all__ = [
 
 Codes = bytes | bytearray | Bytes | list[int]
 
-FOLD_ROWS: Final = 512
-"""Rows folded at a time. Fewer cost more each; more would hold the event loop for longer."""
+FOLD_ROWS: Final = 1024
+"""Rows folded at a time: at 24 fields 0.5 µs each, 0.5 ms of the event loop (512: 0.7 and 0.35)."""
 
 _MAGIC: Final = int.from_bytes(b"keelring", "little")
 _MAGIC_AT, _FINGERPRINT_AT, _HEAD, _STATE = 0, 1, 8, 16  # HEAD, STATE: a cache line each
@@ -97,6 +97,12 @@ class Totals:
     layout: Layout
     counts: Ints  # (n_counts,)
     moments: Floats  # (n_moments, 4), as `models.measures.Counted` has them
+
+    @classmethod
+    def nothing(cls, layout: Layout) -> "Totals":
+        """No rows."""
+        moments = np.zeros((len(layout.measures.with_moments), 4))
+        return cls(layout, np.zeros(layout.n_counts, np.int64), moments)
 
     def of(self, family: str) -> Ints:
         """The counts of one of `layout.families`, in its shape."""
@@ -432,14 +438,14 @@ def tally(layout: Layout, ring: Ring) -> Totals:
         "outcomes": reasons.sum(axis=1),
         "fallbacks": reasons[1 : 1 + len(RUNGS), : len(REASONS)],
         "decisions": np.bincount(ring.decision, minlength=256)[: len(layout.decisions)],
-        "extra_keys": np.count_nonzero(requests[-1] & _EXTRA_KEYS),
+        "extra_keys": np.count_nonzero(requests[-1:] & _EXTRA_KEYS, axis=1),
         "total_buckets": total_buckets,
         "stage_buckets": stage_buckets,
         "durations_ns": requests[:-1].sum(axis=1),
         "quality": counted.quality,
         "bins": counted.bins,
     }
-    flat = np.concatenate([np.ravel(counts[name]) for name in layout.families])
+    flat = np.concatenate([counts[name] for name in layout.families], axis=None)
     return Totals(layout, flat, counted.moments)
 
 

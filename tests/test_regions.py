@@ -95,13 +95,13 @@ def test_folding_is_due_from_half_a_small_ring_on(region):
     assert counter.pending == 32
 
 
-def test_a_fold_takes_the_oldest_512_rows():
-    region = Region.anonymous(small_layout(ring_rows=2048))
+def test_a_fold_takes_the_oldest_1024_rows():
+    region = Region.anonymous(small_layout(ring_rows=4096))
     counter = Counter(region)
-    count(counter, [some_request(rng(), 600)])
+    count(counter, [some_request(rng(), 1100)])
     assert counter.due()
-    assert counter.fold() == 512
-    assert (region.tail, counter.pending) == (512, 88)
+    assert counter.fold() == 1024
+    assert (region.tail, counter.pending) == (1024, 76)
     assert not counter.due()
 
 

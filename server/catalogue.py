@@ -1,0 +1,211 @@
+"""Every metric of the server: name, type, labels, unit, and what it says.
+
+The one place: `exposition` takes HELP and TYPE from here, and a test holds `docs/metrics.md` to it.
+`docs/metrics.md` explains each at length, with queries.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram", "info"]
+
+PER_BUNDLE: Final = ("model", "version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric family.
+
+    `name` is how the text format 0.0.4 and PromQL name it, with `_total` or `_info`. `unit` is the
+    base unit it ends in, for OpenMetrics.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str | None = None
+
+    @property
+    def family(self) -> str:
+        """The name without the suffix that OpenMetrics writes on samples only."""
+        return self.name.removesuffix("_total").removesuffix("_info")
+
+
+REQUESTS: Final = Metric(
+    name="keelmark_requests_total",
+    kind="counter",
+    labels=("path", "status"),
+    help="Requests answered on the data port, those that reached no model too.",
+)
+ERRORS: Final = Metric(
+    name="keelmark_errors_total",
+    kind="counter",
+    labels=("path", "code"),
+    help="Requests answered with an error body, by its code.",
+)
+PREDICTIONS: Final = Metric(
+    name="keelmark_predictions_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "outcome"),
+    help="Rows by what became of them: answered by model, baseline or rules, rejected, or failed.",
+)
+FALLBACKS: Final = Metric(
+    name="keelmark_fallbacks_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "rung", "reason"),
+    help="Rows that a lower rung answered, once each, under the reason that decided.",
+)
+DECISIONS: Final = Metric(
+    name="keelmark_decisions_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "decision"),
+    help="Answered rows by the decision they led to.",
+)
+REQUEST_DURATION: Final = Metric(
+    name="keelmark_request_duration_seconds",
+    kind="histogram",
+    labels=PER_BUNDLE,
+    unit="seconds",
+    help="Time from a request's arrival to its answer; one of the bounds is the model's objective.",
+)
+STAGE_DURATION: Final = Metric(
+    name="keelmark_stage_duration_seconds",
+    kind="histogram",
+    labels=(*PER_BUNDLE, "stage"),
+    unit="seconds",
+    help="Time of a request in each stage; a shared run counts whole for each of its requests.",
+)
+EXTRA_KEYS: Final = Metric(
+    name="keelmark_extra_keys_total",
+    kind="counter",
+    labels=PER_BUNDLE,
+    help="Requests with a key that is no field of the model; the key was ignored.",
+)
+FIELD_VALUES: Final = Metric(
+    name="keelmark_field_values_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "field", "bin"),
+    help="Values of each field in the bins of its training data.",
+)
+FIELD_QUALITY: Final = Metric(
+    name="keelmark_field_quality_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "field", "trouble"),
+    help="Values of each field that were missing, invalid, out of bounds or unknown.",
+)
+FIELD_STANDARDIZED: Final = Metric(
+    name="keelmark_field_standardized_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "field", "sign"),
+    help="Sum of (value - training mean) / training sd, positive and negative parts apart.",
+)
+FIELD_SQUARES: Final = Metric(
+    name="keelmark_field_standardized_squares_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "field", "sign"),
+    help="Sum of the squares of the standardized value, of positive and negative values apart.",
+)
+FIELD_REFERENCE: Final = Metric(
+    name="keelmark_field_reference_ratio",
+    kind="gauge",
+    labels=(*PER_BUNDLE, "field", "bin"),
+    unit="ratio",
+    help="Share of training rows in each bin, half a row added to every bin.",
+)
+FIELD_REFERENCE_ROWS: Final = Metric(
+    name="keelmark_field_reference_rows",
+    kind="gauge",
+    labels=(*PER_BUNDLE, "field"),
+    help="Training rows behind a field's reference shares.",
+)
+OUTPUT_VALUES: Final = Metric(
+    name="keelmark_output_values_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "output", "bin"),
+    help="Outputs of the model itself in the bins of its training rows.",
+)
+OUTPUT_STANDARDIZED: Final = Metric(
+    name="keelmark_output_standardized_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "output", "sign"),
+    help="Sum of (output - training mean) / training sd, positive and negative parts apart.",
+)
+OUTPUT_SQUARES: Final = Metric(
+    name="keelmark_output_standardized_squares_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "output", "sign"),
+    help="Sum of the squares of the standardized output, of positive and negative ones apart.",
+)
+OUTPUT_REFERENCE: Final = Metric(
+    name="keelmark_output_reference_ratio",
+    kind="gauge",
+    labels=(*PER_BUNDLE, "output", "bin"),
+    unit="ratio",
+    help="Share of training rows in each bin of an output, half a row added to every bin.",
+)
+OUTPUT_REFERENCE_ROWS: Final = Metric(
+    name="keelmark_output_reference_rows",
+    kind="gauge",
+    labels=(*PER_BUNDLE, "output"),
+    help="Training rows behind an output's reference shares.",
+)
+MODEL_INFO: Final = Metric(
+    name="keelmark_model_info",
+    kind="info",
+    labels=(*PER_BUNDLE, "digest", "features", "onnxruntime", "owner"),
+    help="A loaded bundle; 1.",
+)
+MODEL_LOADED: Final = Metric(
+    name="keelmark_model_loaded_timestamp_seconds",
+    kind="gauge",
+    labels=PER_BUNDLE,
+    unit="seconds",
+    help="When the bundle was loaded, seconds since 1970.",
+)
+MODEL_TRAINED: Final = Metric(
+    name="keelmark_model_trained_timestamp_seconds",
+    kind="gauge",
+    labels=PER_BUNDLE,
+    unit="seconds",
+    help="When the bundle was trained, seconds since 1970.",
+)
+RENDER_SECONDS: Final = Metric(
+    name="keelmark_metrics_render_seconds",
+    kind="gauge",
+    unit="seconds",
+    help="Time that reading the counters and writing this page took.",
+)
+SERIES: Final = Metric(
+    name="keelmark_metrics_series",
+    kind="gauge",
+    help="Series of this page whose name begins with keelmark_.",
+)
+
+METRICS: Final = (
+    REQUESTS,
+    ERRORS,
+    PREDICTIONS,
+    FALLBACKS,
+    DECISIONS,
+    REQUEST_DURATION,
+    STAGE_DURATION,
+    EXTRA_KEYS,
+    FIELD_VALUES,
+    FIELD_QUALITY,
+    FIELD_STANDARDIZED,
+    FIELD_SQUARES,
+    FIELD_REFERENCE,
+    FIELD_REFERENCE_ROWS,
+    OUTPUT_VALUES,
+    OUTPUT_STANDARDIZED,
+    OUTPUT_SQUARES,
+    OUTPUT_REFERENCE,
+    OUTPUT_REFERENCE_ROWS,
+    MODEL_INFO,
+    MODEL_LOADED,
+    MODEL_TRAINED,
+    RENDER_SECONDS,
+    SERIES,
+)
+"""In the order of the page."""

@@ -1,0 +1,126 @@
+"""The page that Prometheus scrapes, in its text format 0.0.4 or in OpenMetrics 1.0."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from time import perf_counter
+from typing import Final, NamedTuple
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from server import catalogue
+from server.catalogue import METRICS, Metric
+from server.http_counters import HttpCounters, read_http
+from server.regions import Region, read_totals
+from server.series import HttpSeries, ModelSeries, Page, gauge
+
+_OPENMETRICS_TYPE: Final = "application/openmetrics-text"
+
+
+class Format(NamedTuple):
+    """A text format that Prometheus reads."""
+
+    content_type: str
+    is_openmetrics: bool
+
+
+TEXT: Final = Format("text/plain; version=0.0.4; charset=utf-8", is_openmetrics=False)
+OPENMETRICS: Final = Format(
+    f"{_OPENMETRICS_TYPE}; version=1.0.0; charset=utf-8", is_openmetrics=True
+)
+
+
+def negotiated(accept: str) -> Format:
+    """The format that an `Accept` header asks for: OpenMetrics where it is preferred, else text.
+
+    >>> negotiated("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3").content_type
+    'application/openmetrics-text; version=1.0.0; charset=utf-8'
+    >>> negotiated("*/*").content_type
+    'text/plain; version=0.0.4; charset=utf-8'
+    """
+    wishes = dict(sorted(map(_wish, accept.lower().split(","))))  # of one type the highest weight
+    wish = wishes.get(_OPENMETRICS_TYPE, 0.0)
+    others = [wishes[kind] for kind in ("text/plain", "text/*", "*/*") if kind in wishes]
+    return OPENMETRICS if wish > 0 and wish >= max(others[:1], default=0.0) else TEXT
+
+
+def _wish(text: str) -> tuple[str, float]:
+    """Media type and weight of one part of an `Accept` header."""
+    kind, *parameters = (part.strip() for part in text.split(";"))
+    weights = [part[2:] for part in parameters if part.startswith("q=")]
+    try:
+        return kind, float(weights[0]) if weights else 1.0
+    except ValueError:
+        return kind, 0.0
+
+
+class Exposed(NamedTuple):
+    """A bundle on the page: its series, and the region of every worker that counts for it."""
+
+    series: ModelSeries
+    regions: Sequence[Region]
+
+
+class Exposition:
+    """Writes pages.
+
+    Args:
+        http: the own counters of every worker; at least one.
+        registry: what stands at the end of a page; None for `process_*` and `python_gc_*` of this
+            process.
+    """
+
+    def __init__(
+        self, http: Sequence[HttpCounters], registry: CollectorRegistry | None = None
+    ) -> None:
+        self._http = http
+        self._http_series = HttpSeries(http[0])
+        self._registry = _this_process() if registry is None else registry
+
+    def page(self, models: Iterable[Exposed], form: Format = TEXT) -> bytes:
+        """What has been counted up to now. Blocks for about a millisecond; writes no counter."""
+        began = perf_counter()
+        exposed = list(models)
+        pages = [each.series.render(read_totals(*each.regions)) for each in exposed]
+        pages.append(self._http_series.render(read_http(self._http).tolist()))
+        rest = _written_by_client(self._registry, form)
+        n_series = sum(each.series.n_series for each in exposed) + self._http_series.n_series
+        pages.append(gauge(catalogue.SERIES, n_series + 2))  # with this one and the next
+        pages.append(gauge(catalogue.RENDER_SECONDS, perf_counter() - began))
+        return _together(pages, form).encode() + rest
+
+
+def _this_process() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def _written_by_client(registry: CollectorRegistry, form: Format) -> bytes:
+    """A registry as prometheus_client writes it; with the end mark of OpenMetrics."""
+    if form.is_openmetrics:
+        return openmetrics.generate_latest(registry)
+    return prometheus_client.generate_latest(registry)
+
+
+def _together(pages: Sequence[Page], form: Format) -> str:
+    """Metric by metric: the formats want all lines of one together, of whatever bundle they are."""
+    text: list[str] = []
+    for metric in METRICS:
+        lines = [page[metric.name] for page in pages if page.get(metric.name)]
+        if lines:
+            text.append(_head(metric, form))
+            text += lines
+    return "".join(text)
+
+
+@cache
+def _head(metric: Metric, form: Format) -> str:
+    """The lines that say what a metric is."""
+    if not form.is_openmetrics:
+        kind = "gauge" if metric.kind == "info" else metric.kind
+        return f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {kind}\n"
+    unit = f"# UNIT {metric.family} {metric.unit}\n" if metric.unit else ""
+    return f"# TYPE {metric.family} {metric.kind}\n{unit}# HELP {metric.family} {metric.help}\n"

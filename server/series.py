@@ -1,0 +1,269 @@
+"""The text of series: built once for a bundle, filled with numbers for each page.
+
+Everything but the numbers is known when a bundle is loaded. Its text is built then, a `%` template
+for each metric, and a page only fills in numbers: that costs a hundredth of a registry of metrics.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, chain, product
+from typing import Final, NamedTuple
+
+from models.drift import shares
+from models.measures import Measure
+from models.vocabulary import OUTCOMES, REASONS, RUNGS, STAGES, TROUBLES
+from server import catalogue
+from server.catalogue import Metric
+from server.http_counters import HttpCounters
+from server.layout import Layout
+from server.regions import Totals
+
+SIGNS: Final = ("positive", "negative")
+
+Page = dict[str, str]
+"""The lines of each metric, by the metric's name."""
+
+_NS: Final = 1_000_000_000
+
+
+class Facts(NamedTuple):
+    """What a page says of a loaded bundle beside its counts.
+
+    Attributes:
+        digest: sha256 of its manifest.
+        features: the full identity of its features, `flights@1+0123456789ab`.
+        onnxruntime: the version that runs it.
+        owner: who answers for it.
+        loaded: when it was loaded, epoch seconds.
+        trained: when it was trained, epoch seconds; None where nobody knows.
+    """
+
+    digest: str
+    features: str
+    onnxruntime: str
+    owner: str
+    loaded: float
+    trained: float | None = None
+
+
+class _Block(NamedTuple):
+    """Lines of one metric, as a template, and how its numbers are found."""
+
+    metric: Metric
+    template: str
+    numbers: Callable[[Totals], Iterable[float]]
+
+
+class ModelSeries:
+    """The series of one loaded bundle.
+
+    Attributes:
+        n_series: how many they are.
+    """
+
+    def __init__(self, layout: Layout, facts: Facts) -> None:
+        self._constant = _facts(layout, facts) | _references(layout)
+        self._blocks = [*_row_counts(layout), *_histograms(layout), *_distributions(layout)]
+        empty = self.render(Totals.nothing(layout))
+        self.n_series = sum(lines.count("\n") for lines in empty.values())
+
+    def render(self, totals: Totals) -> Page:
+        """Fills in totals of the same layout."""
+        page = {
+            metric.name: template % tuple(numbers(totals))
+            for metric, template, numbers in self._blocks
+        }
+        return self._constant | page
+
+
+class HttpSeries:
+    """The series of workers' own counters, all with the same paths as `counters`.
+
+    Attributes:
+        n_series: how many they are.
+    """
+
+    def __init__(self, counters: HttpCounters) -> None:
+        self._requests = _template(catalogue.REQUESTS, counters.requests)
+        self._errors = _template(catalogue.ERRORS, counters.errors)
+        self._n_requests = len(counters.requests)
+        self.n_series = len(counters.requests) + len(counters.errors)
+
+    def render(self, counts: Sequence[int]) -> Page:
+        """Fills in counts in the order of `HttpCounters.read`."""
+        n = self._n_requests
+        return {
+            catalogue.REQUESTS.name: self._requests % tuple(counts[:n]),
+            catalogue.ERRORS.name: self._errors % tuple(counts[n:]),
+        }
+
+
+def gauge(metric: Metric, value: float) -> Page:
+    """A metric of one series without labels."""
+    return {metric.name: f"{metric.name} {value!r}\n"}
+
+
+# What does not change while a bundle is loaded
+
+
+def _facts(layout: Layout, facts: Facts) -> Page:
+    own = layout.model, layout.version
+    info = *own, facts.digest, facts.features, facts.onnxruntime, facts.owner
+    page = _constant(catalogue.MODEL_INFO, [info], [1])
+    page |= _constant(catalogue.MODEL_LOADED, [own], [facts.loaded])
+    if facts.trained is not None:
+        page |= _constant(catalogue.MODEL_TRAINED, [own], [facts.trained])
+    return page
+
+
+def _references(layout: Layout) -> Page:
+    own = layout.model, layout.version
+    page: Page = {}
+    for subject, ratio, rows in (
+        ("field", catalogue.FIELD_REFERENCE, catalogue.FIELD_REFERENCE_ROWS),
+        ("output", catalogue.OUTPUT_REFERENCE, catalogue.OUTPUT_REFERENCE_ROWS),
+    ):
+        measures = _measures(layout, subject)
+        page |= _constant(
+            ratio,
+            _binned(layout, measures),
+            chain.from_iterable(shares(m.counts).tolist() for m in measures),
+        )
+        names = [(*own, measure.name) for measure in measures]
+        page |= _constant(rows, names, [int(measure.counts.sum()) for measure in measures])
+    return page
+
+
+def _constant(metric: Metric, series: Iterable[Sequence[object]], numbers: Iterable[float]) -> Page:
+    return {metric.name: _template(metric, series, number="%r") % tuple(numbers)}
+
+
+# What is counted
+
+
+def _row_counts(layout: Layout) -> Iterator[_Block]:
+    for metric, family, values in (
+        (catalogue.PREDICTIONS, "outcomes", (OUTCOMES,)),
+        (catalogue.FALLBACKS, "fallbacks", (RUNGS, REASONS)),
+        (catalogue.DECISIONS, "decisions", (layout.decisions,)),
+        (catalogue.EXTRA_KEYS, "extra_keys", ()),
+        (catalogue.FIELD_QUALITY, "quality", (layout.field_names, TROUBLES)),
+    ):
+        series = product([layout.model], [layout.version], *values)
+        at = layout.families[family].at
+        yield _Block(metric, _template(metric, series), partial(_counts, at))
+
+
+def _distributions(layout: Layout) -> Iterator[_Block]:
+    """Bins and moments of fields, then of outputs: the order in which they are counted."""
+    bins, moments = layout.families["bins"].at.start, 0
+    for subject, values, sums, squares in (
+        (
+            "field",
+            catalogue.FIELD_VALUES,
+            catalogue.FIELD_STANDARDIZED,
+            catalogue.FIELD_SQUARES,
+        ),
+        (
+            "output",
+            catalogue.OUTPUT_VALUES,
+            catalogue.OUTPUT_STANDARDIZED,
+            catalogue.OUTPUT_SQUARES,
+        ),
+    ):
+        measures = _measures(layout, subject)
+        binned = _binned(layout, measures)
+        at = slice(bins, bins + len(binned))
+        yield _Block(values, _template(values, binned), partial(_counts, at))
+        names = [measure.name for measure in measures if measure.has_moments]
+        rows = slice(moments, moments + len(names))
+        for metric, columns in (sums, slice(0, 2)), (squares, slice(2, 4)):
+            series = product([layout.model], [layout.version], names, SIGNS)
+            template = _template(metric, series, number="%r")
+            yield _Block(metric, template, partial(_sums, rows, columns))
+        bins, moments = at.stop, rows.stop
+
+
+def _histograms(layout: Layout) -> Iterator[_Block]:
+    own = layout.model, layout.version
+    yield _Block(
+        catalogue.REQUEST_DURATION,
+        _histogram_template(catalogue.REQUEST_DURATION, [own], layout.total_bounds),
+        partial(_observations, "total_buckets", slice(len(STAGES), None)),
+    )
+    yield _Block(
+        catalogue.STAGE_DURATION,
+        _histogram_template(
+            catalogue.STAGE_DURATION, [(*own, stage) for stage in STAGES], layout.stage_bounds
+        ),
+        partial(_observations, "stage_buckets", slice(0, len(STAGES))),
+    )
+
+
+def _counts(at: slice, totals: Totals) -> list[int]:
+    return totals.counts[at].tolist()
+
+
+def _sums(rows: slice, columns: slice, totals: Totals) -> list[float]:
+    return totals.moments[rows, columns].ravel().tolist()
+
+
+def _observations(family: str, columns: slice, totals: Totals) -> Iterator[int]:
+    """Of each histogram: cumulative buckets, the sum in seconds and nanoseconds, the count."""
+    durations = totals.of("durations_ns")[columns].tolist()
+    buckets = totals.of(family).reshape(len(durations), -1).tolist()
+    for each, duration in zip(buckets, durations, strict=True):
+        cumulative = list(accumulate(each))
+        yield from cumulative
+        yield from divmod(duration, _NS)
+        yield cumulative[-1]
+
+
+# Series and their templates
+
+
+def _measures(layout: Layout, subject: str) -> list[Measure]:
+    return [measure for measure in layout.measures.measures if measure.subject == subject]
+
+
+def _binned(layout: Layout, measures: Iterable[Measure]) -> list[tuple[str, ...]]:
+    return [
+        (layout.model, layout.version, measure.name, label)
+        for measure in measures
+        for label in measure.labels
+    ]
+
+
+def _template(metric: Metric, series: Iterable[Sequence[object]], *, number: str = "%d") -> str:
+    """A line for each series, which is given by the values of the metric's labels."""
+    return "".join(
+        f"{metric.name}{_braced(zip(metric.labels, values, strict=True))} {number}\n"
+        for values in series
+    )
+
+
+def _histogram_template(
+    metric: Metric, series: Iterable[Sequence[object]], bounds: Sequence[float]
+) -> str:
+    lines: list[str] = []
+    for values in series:
+        labels = list(zip(metric.labels, values, strict=True))
+        lines += [
+            f"{metric.name}_bucket{_braced([*labels, ('le', bound)])} %d\n"
+            for bound in (*map(repr, bounds), "+Inf")
+        ]
+        lines.append(f"{metric.name}_sum{_braced(labels)} %d.%09d\n")
+        lines.append(f"{metric.name}_count{_braced(labels)} %d\n")
+    return "".join(lines)
+
+
+def _braced(labels: Iterable[tuple[str, object]]) -> str:
+    """Labels as both formats write them, for a template: `{model="flights",version="7"}`."""
+    pairs = ",".join(f'{name}="{_escaped(str(value))}"' for name, value in labels)
+    return "{" + pairs.replace("%", "%%") + "}"
+
+
+def _escaped(value: str) -> str:
+    # Half of a surrogate pair, which JSON can bring into a vocabulary, has no UTF-8.
+    text = value.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
