@@ -115,16 +115,16 @@ GENERATED: Final = int(INSTANTS["leap day"].timestamp()) * NANOS
 
 
 def _transitions(field: Field, zone: Zone) -> Iterator[tuple[str, Any]]:
-    """The last change to each side: the seconds around it, and a wall-clock time it makes strange."""
+    """The last change to each side: seconds around it, and a wall-clock time it makes strange."""
     seen = set[str]()
     steps = list(zip(zone.transitions, pairwise(zone.offsets), strict=True))
     for at, (before, after) in reversed([step for step in steps if step[0] < LAST_TRANSITION]):
-        name = "gap" if after > before else "overlap"
+        name = "a gap" if after > before else "an overlap"
         if name in seen:
             continue
         seen.add(name)
-        yield f"last second before a {name}", stamp(field, (at - 1) * NANOS)
-        yield f"first second after a {name}", stamp(field, at * NANOS)
+        yield f"last second before {name}", stamp(field, (at - 1) * NANOS)
+        yield f"first second after {name}", stamp(field, at * NANOS)
         if field.epoch is None:
             middle = at + (before + after) // 2
-            yield f"wall-clock time in a {name}", stamp(field, middle * NANOS, zoned=False)
+            yield f"wall-clock time in {name}", stamp(field, middle * NANOS, zoned=False)

@@ -92,6 +92,9 @@ def generated(field: Field, seed: int) -> Any:
     draw = np.random.default_rng(seed)
     if field.kind == "boolean":
         return bool(draw.integers(2))
+    if field.vocabulary:
+        text = field.vocabulary[seed % len(field.vocabulary)]  # declared, so no secret
+        return int(text) if field.of == "integer" else text
     if field.kind == "category":
         return int(draw.integers(1_000)) if field.of == "integer" else f"generated-{seed % 1_000}"
     if field.kind == "timestamp":

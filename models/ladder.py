@@ -34,7 +34,8 @@ class Nothing(dict[int, Any]):
     """An empty mapping that stays empty: what every clean request has of repairs and reasons."""
 
     __slots__ = ()
-    __hash__ = object.__hash__  # so that a dataclass takes it as a default, which all may share
+    # So that a dataclass takes it as a default, which all may share.
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]  (it is unhashable by default)
 
     def __setitem__(self, key: int, value: Any) -> None:
         raise TypeError("this mapping is shared by all clean requests; make a new one")
@@ -236,11 +237,10 @@ class Ladder:
         values = [column.tolist() for column in outputs.values]
         if plan.rung is None and self._all_valid(outputs, values):
             codes = self.decisions.codes(values[0])
-            names = self.decisions.names
             return Answers(
                 [MODEL] * count,
                 values,
-                [names[code] if code < len(names) else None for code in codes],
+                self.decisions.named(codes),
                 codes,
                 [NO_REASON] * count,
                 plan.repaired,
@@ -248,9 +248,12 @@ class Ladder:
         return self._fall(plan, values, self._invalid(plan, outputs), "output_invalid")
 
     def _all_valid(self, outputs: ModelOutputs, values: list[list[Any]]) -> bool:
-        # A loop, as in ValidRange.holds.
         for place, valid in self._ranges:
-            if not valid.holds(outputs.values[place], values[place]):
+            answers = values[place]
+            if len(answers) == 1 and valid.is_number:
+                if not valid.low <= answers[0] <= valid.high:
+                    return False
+            elif not valid.all_hold(outputs.values[place], answers):
                 return False
         return True
 
@@ -286,7 +289,7 @@ class Ladder:
         return Answers(
             outcome,
             values,
-            [self.decisions.name(code) for code in decisions],
+            self.decisions.named(decisions),
             decisions,
             codes,
             plan.repaired,

@@ -59,17 +59,18 @@ def bits(array: NDArray[Any]) -> Any:
 class ValidRange:
     """Tells which rows of an output may be given: finite, and within the manifest's range."""
 
-    __slots__ = ("high", "low")
+    __slots__ = ("high", "is_number", "low")
 
     def __init__(self, spec: OutputSpec) -> None:
         # Infinite bounds would let infinite answers through.
         self.low = -LARGEST if spec.low is None else spec.low
         self.high = LARGEST if spec.high is None else spec.high
+        self.is_number = len(spec.shape) == 1
 
-    def holds(self, column: NDArray[Any], answers: list[Any]) -> bool:
+    def all_hold(self, column: NDArray[Any], answers: list[Any]) -> bool:
         """Whether all rows are valid; `answers` is `column.tolist()`."""
         low, high = self.low, self.high
-        if column.ndim == 1 and len(answers) <= FEW_ROWS:
+        if self.is_number and len(answers) <= FEW_ROWS:
             # A loop with a return: `all` would make a generator, 0.3 µs of the ladder's 1.
             for answer in answers:  # noqa: SIM110
                 if not low <= answer <= high:
@@ -89,7 +90,7 @@ class Decisions:
     `names` are all decisions there are, in the order of their codes; empty when none is declared.
     """
 
-    __slots__ = ("_code_of", "_edges", "names")
+    __slots__ = ("_code_of", "_edges", "_texts", "names")
 
     def __init__(self, primary: OutputSpec, decision: Decision) -> None:
         self._edges: list[float] = []
@@ -102,11 +103,14 @@ class Decisions:
         elif decision is not None:
             self._edges = [step.below for step in decision if step.below is not None]
             self.names = tuple(step.name for step in decision)
+        self._texts = (*self.names, *[None] * (NO_DECISION + 1 - len(self.names)))
 
     def codes(self, primary: Sequence[Any]) -> list[int]:
         """A code for each answer of the primary output; 255 where none is declared."""
-        if self._edges:
-            edges = self._edges
+        edges = self._edges
+        if edges:
+            if len(primary) == 1:  # the usual request: a comprehension is a call
+                return [bisect_right(edges, primary[0])]
             return [bisect_right(edges, answer) for answer in primary]
         if self._code_of:
             code_of = self._code_of
@@ -126,9 +130,11 @@ class Decisions:
         distance = np.abs(primary[:, None].astype(np.float64) - np.asarray(self._edges))
         return _any_per_row(distance <= tolerance)
 
-    def name(self, code: int) -> str | None:
-        """The text of a code."""
-        return self.names[code] if code < len(self.names) else None
+    def named(self, codes: Sequence[int]) -> list[str | None]:
+        """The texts of codes; None for no decision."""
+        if len(codes) == 1:
+            return [self._texts[codes[0]]]
+        return [self._texts[code] for code in codes]
 
 
 def class_text(name: Any) -> str:
