@@ -218,6 +218,7 @@ def test_equal_bundles_have_equal_layouts():
     assert one.fingerprint != small_layout(decisions=("on_time", "delayed")).fingerprint
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="anonymous files are Linux only")
 def test_workers_count_in_their_parts_of_one_file_and_readers_sum_them():
     layout = small_layout()
     file = os.memfd_create("flights/7")
