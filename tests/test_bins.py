@@ -100,6 +100,13 @@ def test_an_atom_amid_others_has_the_two_edges_around_it():
     assert edges[at - 1] == np.nextafter(0.0, -np.inf)
 
 
+def test_a_value_is_an_atom_from_one_in_twenty_on():
+    spread = np.random.default_rng(0).normal(size=900)
+    for times, is_atom in ((40, False), (60, True)):
+        edges = number_bins(np.concatenate([spread, np.full(times, 0.1)])).edges
+        assert (np.nextafter(0.1, -np.inf) in edges) == is_atom
+
+
 def test_edges_at_the_ends_of_float64_stay_finite():
     largest = np.finfo(np.float64).max
     values = np.concatenate([np.full(50, -largest), np.full(50, largest), np.arange(30.0)])

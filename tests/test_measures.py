@@ -271,6 +271,12 @@ def test_a_value_out_of_bounds_is_in_the_shape_where_the_field_keeps_it():
     assert counted.quality[1].tolist() == [0, 0, 1, 0]
 
 
+def test_the_local_hour_changes_in_the_second_of_a_transition():
+    spring = datetime(2013, 3, 10, 7, tzinfo=UTC).timestamp()
+    assert by_label(count_one(one_row(leaves=spring - 1)))["leaves.hour", "01"] == 1
+    assert by_label(count_one(one_row(leaves=spring)))["leaves.hour", "03"] == 1
+
+
 def test_a_missing_timestamp_is_missing_in_all_its_parts():
     assert names_in(count_one(one_row(leaves=np.nan), leaves="missing")) == {
         name for name in ALL_NAMES if not name.startswith("leaves")
