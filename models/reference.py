@@ -62,7 +62,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         background: rows for explanations.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1]
     rows: int
     few_rows: bool
     time: str | None
@@ -158,6 +158,7 @@ def build_reference(
     drafts = [_draft(target, fitted, output_specs, rows) for target in wanted]
     ordered = None if times is None else rows.times
     return Reference(
+        format=1,
         rows=len(rows),
         few_rows=len(rows) < MIN_ROWS,
         time=time,
