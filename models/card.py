@@ -56,10 +56,10 @@ def _answers(manifest: Manifest, fallback: Fallback) -> list[str]:
     if objectives.latency_seconds is not None:
         lines.append(f"- promised: 99 % of answers within {objectives.latency_seconds * 1e3:g} ms")
     if objectives.availability_ratio is not None:
-        lines.append(f"- promised: {objectives.availability_ratio:.4%} of requests answered")
+        lines.append(f"- promised: {objectives.availability_ratio * 100:g} % of requests answered")
     if objectives.degraded_ratio is not None:
         lines.append(
-            f"- promised: at most {objectives.degraded_ratio:.4%} of answers not the model's"
+            f"- promised: at most {objectives.degraded_ratio * 100:g} % of answers not the model's"
         )
     return lines
 
@@ -149,11 +149,9 @@ def _checks(manifest: Manifest) -> list[str]:
         lines = [f"- {what}: no native model was given, so the conversion is not verified"]
     else:
         largest = ", ".join(f"{k} {v:.2g}" for k, v in check.largest_difference.items())
-        lines = [
-            f"- {what} answers as this bundle on {check.rows:,} held-out rows and "
-            f"{check.edge_rows} "
-            f"edge cases; largest difference: {largest or 'none'}"
-        ]
+        compared = f"{check.rows:,} held-out rows and {check.edge_rows} edge cases"
+        lines = [f"- {what} answers as this bundle on {compared}"]
+        lines.append(f"- largest difference: {largest or 'none'}")
         if check.near_threshold:
             lines.append(f"- {check.near_threshold} of them fell on the other side of a threshold")
     exact = "the same bits" if manifest.batch_exact else "bits that may differ"

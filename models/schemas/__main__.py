@@ -1,0 +1,5 @@
+"""Writes the JSON Schemas: `python -m models.schemas`."""
+
+from models.schemas import write_all
+
+write_all()
