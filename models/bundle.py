@@ -36,6 +36,7 @@ from models.manifest import (
     Manifest,
     OutputSpec,
     TensorInputs,
+    check_format,
     read,
 )
 from models.measures import Measures
@@ -167,11 +168,12 @@ class Bundle:
 
 def _features(contents: Contents, where: str) -> tuple[Fitted | None, TensorInputs | None]:
     what = f"{where}: {FEATURES}"
-    value = msgspec.json.decode(contents.files[FEATURES])
-    if isinstance(value, dict) and value.get("kind") == "tensors":
-        return None, msgspec.convert(value, TensorInputs)
+    content = contents.files[FEATURES]
+    if not contents.manifest.features.label:
+        return None, _tensor_inputs(content, what)
+    check_format(content, what=what)
     try:
-        fitted = Fitted.from_json(value)
+        fitted = Fitted.from_json(msgspec.json.decode(content))
     except FeatureError as error:
         raise BundleCorrupt(f"{what}: {error}; {AGAIN}") from error
     bound = contents.manifest.features
@@ -183,6 +185,13 @@ def _features(contents: Contents, where: str) -> tuple[Fitted | None, TensorInpu
             "would differ: pack the model again with the features it was trained on."
         )
     return fitted, None
+
+
+def _tensor_inputs(content: bytes, what: str) -> TensorInputs:
+    try:
+        return msgspec.json.decode(content, type=TensorInputs)
+    except msgspec.MsgspecError as error:
+        raise BundleCorrupt(f"{what} does not follow its schema: {error}; {AGAIN}") from error
 
 
 def _check_fit(

@@ -334,19 +334,24 @@ def read(kind: type[T], content: bytes, *, what: str) -> T:
         FormatUnknown: `format` is not 1.
         BundleCorrupt: not JSON, or not what the schema says; `what` names the file in the message.
     """
-    try:
-        format_ = msgspec.json.decode(content, type=_Format).format
-    except msgspec.MsgspecError as error:
-        raise BundleCorrupt(f"{what} is not a JSON object ({error}); {AGAIN}") from error
-    if format_ is True or format_ != FORMAT:
-        raise FormatUnknown(
-            f"{what} has format {format_!r}, this version of keelmark reads format {FORMAT}. "
-            "Serve it with the keelmark that packed it, or pack it again with this one."
-        )
+    check_format(content, what=what)
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError as error:
         raise BundleCorrupt(f"{what} does not follow its schema: {error}; {AGAIN}") from error
+
+
+def check_format(content: bytes, *, what: str) -> None:
+    """Refuses what is no JSON object, and any format but 1."""
+    try:
+        found = msgspec.json.decode(content, type=_Format).format
+    except msgspec.MsgspecError as error:
+        raise BundleCorrupt(f"{what} is not a JSON object ({error}); {AGAIN}") from error
+    if found is True or found != FORMAT:
+        raise FormatUnknown(
+            f"{what} has format {found!r}, this version of keelmark reads format {FORMAT}. "
+            "Serve it with the keelmark that packed it, or pack it again with this one."
+        )
 
 
 def write(value: Struct) -> bytes:

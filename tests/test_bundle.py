@@ -1,0 +1,265 @@
+"""Opening bundles: what a good one is, and how every way of being a bad one is refused."""
+
+import gc
+import hashlib
+import json
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features.expressions import number
+from models.bundle import Bundle
+from models.errors import BundleCorrupt, BundleNotFound, FeaturesMismatch, FormatUnknown
+from models.manifest import MANIFEST, MODEL, REQUIRED
+from tests.packed import copied, edited, features, packed, relisted, rewritten, trained, trips
+
+JSON_FILES = ("fallback.json", "features.json", "golden.json", "reference.json")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packed(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return copied(whole, tmp_path / "bundle")
+
+
+def test_its_digest_is_that_of_the_manifest(whole: Path):
+    bundle = Bundle.open(whole)
+    assert bundle.digest == hashlib.sha256((whole / MANIFEST).read_bytes()).hexdigest()
+    assert (bundle.name, bundle.version) == ("trips", "1")
+
+
+def test_it_answers_with_the_features_that_transform_gives(whole: Path):
+    bundle, (fitted, x) = Bundle.open(whole), trained()
+    outputs = bundle.run(fitted.encode_table(trips()).rows)
+    assert outputs.features is not None
+    assert outputs.features.tobytes() == x.tobytes()
+    assert [spec.name for spec in bundle.outputs] == ["probability"]
+    assert outputs.values[0].shape == (len(x),)
+    assert outputs.values[0].dtype == np.float32
+
+
+def test_no_rows_have_no_answers(whole: Path):
+    bundle = Bundle.open(whole)
+    outputs = bundle.run(np.empty((0, len(bundle.fields))))
+    assert [column.shape for column in outputs.values] == [(0,)]
+    assert outputs.features is not None
+    assert outputs.features.shape == (0, len(trained()[0].feature_names))
+
+
+def test_its_example_is_a_record_that_the_model_answers(whole: Path):
+    bundle = Bundle.open(whole)
+    plan = bundle.ladder.plan(bundle.encoder.encode([bundle.example]))
+    assert plan.rung is None
+    assert set(bundle.example) == {field.name for field in bundle.fields}
+
+
+def test_batches_are_not_trusted_until_the_gate_has_looked(whole: Path):
+    assert Bundle.open(whole).manifest.batch_exact
+    assert not Bundle.open(whole).batch_exact
+    assert Bundle.open(whole, batch_exact=True).batch_exact
+
+
+def test_it_is_gone_as_soon_as_nobody_holds_it(whole: Path):
+    """A cycle would keep a model's memory until the collector runs, in live traffic."""
+    bundle = Bundle.open(whole)
+    gone = weakref.ref(bundle)
+    gc.disable()
+    try:
+        del bundle
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_serving_needs_no_authoring_library(whole: Path):
+    program = (
+        "import sys; from pathlib import Path; from models.bundle import Bundle\n"
+        "bundle = Bundle.open(Path(sys.argv[1]))\n"
+        "bundle.run(bundle.encoder.encode([bundle.example]).rows)\n"
+        "heavy = {'onnx', 'pyarrow', 'pandas', 'sklearn', 'lightgbm', 'rich', 'fastapi'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, whole], check=True, cwd=Path(__file__).parent.parent
+    )
+
+
+# refusals
+
+
+def refused(folder: Path, error: type[Exception], *words: str) -> None:
+    with pytest.raises(error) as caught:
+        Bundle.open(folder)
+    for word in words:
+        assert word in str(caught.value)
+    assert len(str(caught.value).split()) > 8, "what happened, what was expected, what to do"
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path):
+    refused(tmp_path / "nothing", BundleNotFound, "check the store")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_an_altered_file(folder: Path, name: str):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    refused(folder, BundleCorrupt, name, "altered", "copy the bundle again")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_truncated_file(folder: Path, name: str):
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    refused(folder, BundleCorrupt, name, "truncated")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_longer_file(folder: Path, name: str):
+    (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+    refused(folder, BundleCorrupt, name, "longer")
+
+
+@pytest.mark.parametrize("name", [*REQUIRED, MANIFEST])
+def test_a_missing_file(folder: Path, name: str):
+    (folder / name).unlink()
+    refused(folder, BundleCorrupt, name, "missing")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "baseline.onnx"])
+def test_a_file_that_is_not_listed(folder: Path, name: str):
+    (folder / name).write_bytes(b"x")
+    refused(folder, BundleCorrupt, name, "Remove")
+
+
+@pytest.mark.parametrize("name", [*REQUIRED, MANIFEST])
+def test_a_link_in_place_of_a_file(folder: Path, tmp_path: Path, name: str):
+    original = (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(original)
+    refused(folder, BundleCorrupt, name, "a link")
+
+
+def test_a_subfolder(folder: Path):
+    (folder / "more").mkdir()
+    refused(folder, BundleCorrupt, "more", "a folder")
+
+
+def test_a_listed_file_that_the_format_has_not(folder: Path):
+    (folder / "notes.txt").write_bytes(b"x")
+
+    def add(manifest: Any) -> None:
+        manifest["files"].append({"name": "notes.txt", "size": 1, "sha256": "0" * 64})
+
+    (folder / MANIFEST).write_bytes(edited(add)((folder / MANIFEST).read_bytes()))
+    refused(folder, BundleCorrupt, "notes.txt")
+
+
+def test_a_path_out_of_the_folder(folder: Path):
+    def add(manifest: Any) -> None:
+        manifest["files"].append({"name": "../card.md", "size": 1, "sha256": "0" * 64})
+
+    (folder / MANIFEST).write_bytes(edited(add)((folder / MANIFEST).read_bytes()))
+    refused(folder, BundleCorrupt, "../card.md")
+
+
+@pytest.mark.parametrize("format_", [2, 0, "1", True, None, 1.5])
+@pytest.mark.parametrize("name", [MANIFEST, *JSON_FILES])
+def test_another_format(folder: Path, name: str, format_: Any):
+    rewritten(folder, name, edited(lambda value: value.update(format=format_)))
+    refused(folder, FormatUnknown, name, "format 1")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *JSON_FILES])
+@pytest.mark.parametrize("content", [b"", b"not json", b"[]", b"\xff\xfe"])
+def test_a_file_that_is_not_what_its_name_says(folder: Path, name: str, content: bytes):
+    (folder / name).write_bytes(content)
+    if name != MANIFEST:
+        relisted(folder, name)
+    refused(folder, BundleCorrupt, name)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "fallback.json", "golden.json", "reference.json"])
+def test_a_key_that_nobody_knows(folder: Path, name: str):
+    rewritten(folder, name, edited(lambda value: value.update(surprise=1)))
+    refused(folder, BundleCorrupt, name, "surprise")
+
+
+def test_a_file_that_is_no_model(folder: Path):
+    rewritten(folder, MODEL, lambda _: b"no model")
+    refused(folder, BundleCorrupt, MODEL, "onnxruntime")
+
+
+def test_the_features_graph_in_place_of_the_model(folder: Path):
+    rewritten(folder, MODEL, lambda _: trained()[0].model().SerializeToString())
+    refused(folder, BundleCorrupt, MODEL, "probability")
+
+
+def test_features_that_the_model_was_not_trained_on(folder: Path):
+    other = features(distance=number("distance", unit="km", low=0, high=100) + 0.5)
+    other.fit(trips(), quiet=True).save(folder / "features.json")
+    relisted(folder, "features.json")
+    refused(folder, FeaturesMismatch, "bound to features", "pack the model again")
+
+
+def test_features_fitted_on_other_rows(folder: Path):
+    features().fit(trips(seed=1), quiet=True).save(folder / "features.json")
+    relisted(folder, "features.json")
+    refused(folder, FeaturesMismatch)
+
+
+def test_features_altered_by_hand(folder: Path):
+    def widen(value: Any) -> None:
+        value["spec"]["fields"][0]["high"] = 200.0
+
+    rewritten(folder, "features.json", edited(widen))
+    refused(folder, BundleCorrupt, "features.json", "altered")
+
+
+def test_golden_rows_of_other_features(folder: Path):
+    rewritten(folder, "golden.json", edited(lambda value: value.update(features_digest="0" * 64)))
+    refused(folder, FeaturesMismatch, "golden.json")
+
+
+def test_policies_that_do_not_name_the_fields(folder: Path):
+    rewritten(folder, "fallback.json", edited(lambda value: value["policies"].pop("carrier")))
+    refused(folder, BundleCorrupt, "fallback.json")
+
+
+def test_a_default_for_other_outputs(folder: Path):
+    rewritten(folder, "fallback.json", edited(lambda value: value.update(default={"score": 1})))
+    refused(folder, BundleCorrupt, "fallback.json", "score")
+
+
+def test_a_repair_with_a_value_that_is_itself_in_trouble(folder: Path):
+    def repair(value: Any) -> None:
+        value["policies"]["distance"]["invalid"] = {"policy": "repair", "value": 1000.0}
+
+    rewritten(folder, "fallback.json", edited(repair))
+    refused(folder, BundleCorrupt, "fallback.json", "out_of_bounds")
+
+
+def test_rules_which_this_version_would_ignore(folder: Path):
+    rule = {"name": "far", "when": "r.distance > 50.0", "outputs": {"probability": 0.9}}
+    rewritten(folder, "fallback.json", edited(lambda value: value["rules"].append(rule)))
+    refused(folder, FormatUnknown, "rules")
+
+
+def test_a_reference_of_other_fields(folder: Path):
+    def rename(value: Any) -> None:
+        value["shapes"][0]["of"] = "nothing"
+
+    rewritten(folder, "reference.json", edited(rename))
+    refused(folder, BundleCorrupt, "nothing")
+
+
+def test_the_manifest_begins_with_its_format(whole: Path):
+    assert next(iter(json.loads((whole / MANIFEST).read_bytes()).items())) == ("format", 1)
