@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from features.fields import OK, Field
+from features.fields import Field
 from features.zones import Zone
 from models.bins import NOT_COUNTED, QUANTILE_BINS, Bins, CodeBins, FloatArray, IntArray, NumberBins
 from models.columns import (
@@ -200,9 +200,13 @@ class Measures:
 
 
 def count_troubles(flags: Flags) -> IntArray:
-    """Values with each trouble, from uint8 (n, F) to int64 (F, 4)."""
+    """Values with each trouble, from uint8 (n, F) to int64 (F, 4).
+
+    A flag that is none of the troubles' marks a value that is not there to be judged.
+    """
     n_fields, n_flags = flags.shape[1], len(TROUBLES) + 1
-    where = np.flatnonzero(flags != OK)  # few, so the rest is done on them alone
+    # In uint8, 0 less 1 is 255: ok is out of range like any flag beyond the troubles.
+    where = np.flatnonzero(flags - np.uint8(1) < len(TROUBLES))  # few; the rest is done on them
     if not len(where):
         return np.zeros((n_fields, len(TROUBLES)), np.int64)
     cells = (where % n_fields) * n_flags + flags.ravel()[where]

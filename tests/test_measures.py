@@ -25,7 +25,7 @@ from models.bins import (
 from models.columns import Target, targets
 from models.errors import BundleCorrupt
 from models.manifest import OutputSpec
-from models.measures import LARGEST_STANDARDIZED, Counted, Measures
+from models.measures import LARGEST_STANDARDIZED, Counted, Measures, count_troubles
 from models.shapes import WINDOW_SECONDS, Shape
 from models.vocabulary import TROUBLES
 
@@ -404,3 +404,11 @@ def test_leads_need_a_time_column_that_is_another_field():
     assert leads(None) == []
     assert leads("leaves") == ["booked"]
     assert leads("logged_at") == ["leaves", "booked"]
+
+
+def test_flags_that_are_no_trouble_are_not_counted() -> None:
+    flags = np.array([[0, 1, 255], [4, 255, 5]], np.uint8)
+    counted = count_troubles(flags)
+    assert counted.sum() == 2
+    assert counted[1].tolist() == [1, 0, 0, 0]
+    assert counted[0].tolist() == [0, 0, 0, 1]
