@@ -9,13 +9,16 @@ import argparse
 from pathlib import Path
 
 import lightgbm as lgb
+import numpy as np
 import pandas as pd
 from definition import flights as features
+from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from keelmark import pack
 from keelmark.datasets import flights
 
+FloatRows = NDArray[np.float32]
 SIZES = (7, 15, 31)
 LATE_FROM = 0.4
 """At 0.4 about half of the flights called late are: the point at which our callers act."""
@@ -34,7 +37,7 @@ def main() -> None:
 
     fitted, x = features.fit_transform(training, target="late", folds=5, seed=0)
     x_may = fitted.transform(may)
-    model, auc = choose(fitted.feature_names, x, training["late"], x_may, may["late"])
+    model, auc = choose(x, training["late"], x_may, may["late"])
     late = model.predict_proba(x_may)[:, 1]
 
     folder = pack(
@@ -62,7 +65,7 @@ def main() -> None:
 
 
 def choose(
-    names: tuple[str, ...], x: object, y: pd.Series, x_may: object, y_may: pd.Series
+    x: FloatRows, y: pd.Series, x_may: FloatRows, y_may: pd.Series
 ) -> tuple[lgb.LGBMClassifier, float]:
     """The number of leaves that ranks May best."""
     best: tuple[float, lgb.LGBMClassifier] | None = None
@@ -77,7 +80,7 @@ def choose(
             force_row_wise=True,
             verbose=-1,
         )
-        model.fit(x, y, feature_name=list(names))
+        model.fit(x, y)
         auc = float(roc_auc_score(y_may, model.predict_proba(x_may)[:, 1]))
         if best is None or auc > best[0]:
             best = auc, model
