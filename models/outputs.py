@@ -76,11 +76,14 @@ class ValidRange:
                 if not low <= answer <= high:
                     return False
             return True
-        return not len(column) or bool(low <= column.min() and column.max() <= high)
+        return not len(column) or (low <= float(column.min()) and float(column.max()) <= high)
 
     def invalid_rows(self, column: NDArray[Any]) -> NDArray[np.bool_]:
         """True where a row is not valid; bool (n,)."""
-        valid = (column >= self.low) & (column <= self.high)
+        # In float64: numpy would round the bounds to the column's float32, and the largest to
+        # infinity.
+        exact = column.astype(np.float64)
+        valid = (exact >= self.low) & (exact <= self.high)
         return _any_per_row(~valid)
 
 
