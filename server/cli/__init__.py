@@ -1,0 +1,45 @@
+"""The command `keelmark`. Each command is one file here; `docs/command-line.md` describes them all.
+
+Exit codes mean the same everywhere: see `server.cli.exits`.
+"""
+
+import sys
+
+import typer
+
+from features.errors import FeatureError
+from models.errors import ServingError
+from server.cli import demo, inspect, predict, serve, verify
+from server.cli.exits import code_of
+from server.cli.show import complain
+from server.settings import SettingsError
+
+app = typer.Typer(
+    name="keelmark",
+    help="Serves a model as one unit with its features, its checks, and what it was trained on.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Typer's own tracebacks print local variables, and with them records.
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done; 1 refused: the bundle or the records did not pass; 2 wrong usage "
+    "or settings; 4 what was named is not there or does not answer.",
+)
+app.command()(serve.serve)
+app.command()(verify.verify)
+app.command()(inspect.inspect)
+app.command()(predict.predict)
+app.command()(demo.demo)
+
+
+@app.callback()
+def keelmark() -> None:
+    """Keeps the commands' names even if there were one only."""
+
+
+def main() -> None:
+    """Runs the command; an error of ours is a sentence, not a traceback."""
+    try:
+        app()
+    except (ServingError, SettingsError, FeatureError, ModuleNotFoundError) as error:
+        complain(error)
+        sys.exit(code_of(error))

@@ -1,0 +1,22 @@
+"""What the exit codes of every command mean."""
+
+from typing import Final
+
+from models.errors import BundleNotFound, StoreError
+from server.settings import SettingsError
+
+DONE: Final = 0
+REFUSED: Final = 1
+"""It was looked at and did not pass: a bundle that cannot serve, records that nobody answers."""
+USAGE: Final = 2
+"""The command or a setting is wrong; nothing was done."""
+UNAVAILABLE: Final = 4
+"""What was named is not there, or does not answer. (3 is kept for a deploy without a verdict.)"""
+
+
+def code_of(error: Exception) -> int:
+    """The exit code of an error that ended a command."""
+    if isinstance(error, SettingsError):
+        return USAGE
+    unavailable = BundleNotFound, StoreError, ModuleNotFoundError
+    return UNAVAILABLE if isinstance(error, unavailable) else REFUSED

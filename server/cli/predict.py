@@ -1,0 +1,123 @@
+"""`keelmark predict`: a bundle's answers to a record or a table, without a server."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from models.bundle import Bundle
+from server.cli.answers import Answered, answer_records, answer_table
+from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder
+from server.cli.exits import REFUSED
+from server.cli.show import out
+from server.cli.tables import Chunk, Source, open_source, table_writer
+
+CHUNK_ROWS = 2_000
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        help="A record as JSON, a file (.csv, .jsonl, .json, .parquet), or - for standard input.",
+        metavar="INPUT",
+    ),
+]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Where a table's answers go (.csv, .jsonl, .parquet); else CSV on standard output.",
+    ),
+]
+
+
+def predict(
+    bundle: BundleName,
+    given: Input,
+    *,
+    out_file: OutFile = None,
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answers a record, or a table: its columns, then the prediction, who gave it, and why.
+
+    A row is answered as the server would answer it. Ends with 0 if every row was answered, 1 if one
+    was not (its `error` says why), 2 if the input cannot be read, 4 if there is no such bundle.
+    """
+    opened = Bundle.open(bundle_folder(bundle, store))
+    if Path(given).suffix in (".csv", ".jsonl", ".parquet"):
+        refused = predict_table(opened, open_source(Path(given), opened.fields), out_file)
+    else:
+        refused = predict_record(opened, _text_of(given), as_json=as_json)
+    if refused:
+        raise typer.Exit(REFUSED)
+
+
+def _text_of(given: str) -> bytes:
+    if given == "-":
+        return sys.stdin.buffer.read()
+    return Path(given).read_bytes() if Path(given).suffix == ".json" else given.encode()
+
+
+def predict_record(bundle: Bundle, text: bytes, *, as_json: bool) -> int:
+    """Prints the answer to one record or a list; gives the number of rows that have none."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise typer.BadParameter(f"neither a record as JSON nor a file: {error}") from error
+    records = value if isinstance(value, list) else [value]
+    if not all(isinstance(record, dict) for record in records):
+        raise typer.BadParameter("a record is a JSON object")
+    answered = answer_records(bundle, records)
+    shown = answered.as_dicts() if isinstance(value, list) else answered.as_dicts()[0]
+    _print(shown, as_json=as_json)
+    return answered.refused
+
+
+def _print(value: Any, *, as_json: bool) -> None:
+    text = msgspec.json.encode(value).decode()
+    if as_json or not out().is_terminal:
+        print(text)  # noqa: T201  (the command's answer)
+    else:
+        out().print_json(text)
+
+
+def predict_table(bundle: Bundle, source: Source, out_file: Path | None) -> int:
+    """Answers a table in chunks; gives the number of rows without an answer."""
+    refused = 0
+    with table_writer(out_file) as write, _progress() as progress:
+        task = progress.add_task("rows", total=source.n_rows)
+        for chunk in source.chunks(CHUNK_ROWS):
+            answered = answer_chunk(bundle, chunk)
+            write(chunk, answered.columns())
+            refused += answered.refused
+            progress.advance(task, len(answered))
+    return refused
+
+
+def answer_chunk(bundle: Bundle, chunk: Chunk) -> Answered:
+    """Its answers, whichever way it was read."""
+    if chunk.table is None:
+        return answer_records(bundle, chunk.records)
+    return answer_table(bundle, chunk.table)
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,38 @@
+"""How commands show things: tables for people, JSON for scripts, complaints on standard error."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+PLAIN: Final[Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
+
+
+def out() -> Console:
+    """Standard output as it is now; wide enough for a table when it is no terminal."""
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def complain(error: Exception) -> None:
+    """What happened, on standard error, under its name."""
+    console = Console(stderr=True, highlight=False)
+    console.print(type(error).__name__, style="bold red", end=": ", markup=False)
+    console.print(str(error), markup=False, soft_wrap=True)
+
+
+def say_json(value: Any) -> None:
+    """A value as JSON on standard output, one line."""
+    print(msgspec.json.encode(value).decode())  # noqa: T201  (the command's answer)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table without lines; None is shown as nothing."""
+    made = Table(title=title, title_justify="left", title_style="bold", **PLAIN)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    return made

@@ -1,0 +1,209 @@
+"""Tables that commands read and write: CSV, JSON lines, and Parquet where pyarrow is installed."""
+
+import csv
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+import typer
+
+from features.fields import Field
+
+NO_VALUE: Final = ("", "NA", "NaN", "nan", "null", "None")
+"""Cells of a CSV file that are no value."""
+
+OURS: Final = "keelmark_"
+"""Put before our columns where the input has one of that name."""
+
+Columns = dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some rows: `columns` as they were read, and `records` or a `table` for the encoder."""
+
+    columns: Columns
+    records: list[dict[str, Any]]
+    table: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A table to read: about how many rows it has, and chunks of so many rows."""
+
+    n_rows: int | None
+    chunks: Callable[[int], Iterator[Chunk]]
+
+
+def open_source(path: Path, fields: Iterable[Field]) -> Source:
+    """The table in a file, by its suffix.
+
+    Raises:
+        BadParameter: there is no such file.
+    """
+    if not path.is_file():
+        raise typer.BadParameter(f"there is no file {path}")
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    if path.suffix == ".jsonl":
+        return Source(_lines(path), lambda size: _json_lines(path, size))
+    readers = {field.name: _cell_reader(field) for field in fields}
+    return Source(max(0, _lines(path) - 1), lambda size: _csv(path, readers, size))
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+
+
+def _json_lines(path: Path, size: int) -> Iterator[Chunk]:
+    with path.open("rb") as file:
+        lines = (line for line in file if line.strip())
+        while some := list(islice(lines, size)):
+            try:
+                records = msgspec.json.decode(
+                    b"[" + b",".join(some) + b"]", type=list[dict[str, Any]]
+                )
+            except msgspec.MsgspecError as error:
+                raise typer.BadParameter(f"{path}: each line is a JSON object; {error}") from error
+            names = dict.fromkeys(name for record in records for name in record)
+            yield Chunk({name: [r.get(name) for r in records] for name in names}, records)
+
+
+def _csv(path: Path, readers: dict[str, Callable[[str], Any]], size: int) -> Iterator[Chunk]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        names = next(rows, [])
+        places = [
+            (names.index(name), name, read) for name, read in readers.items() if name in names
+        ]
+        while some := list(islice(rows, size)):
+            if any(len(row) != len(names) for row in some):
+                raise typer.BadParameter(
+                    f"{path}: a row has not the {len(names)} cells of the head"
+                )
+            records = [{name: read(row[place]) for place, name, read in places} for row in some]
+            yield Chunk({name: [r[i] for r in some] for i, name in enumerate(names)}, records)
+
+
+def _cell_reader(field: Field) -> Callable[[str], Any]:
+    """How a cell becomes what a record would hold; what cannot be read stays text: invalid."""
+    if field.kind == "number" or field.epoch:
+        read: Callable[[str], Any] = float
+    elif field.kind == "boolean":
+        read = {"true": True, "false": False}.__getitem__
+    else:
+        read = int if field.of == "integer" else str
+
+    def cell(text: str) -> Any:
+        if text in NO_VALUE:
+            return None
+        try:
+            return read(text.lower() if field.kind == "boolean" else text)
+        except (ValueError, KeyError):
+            return text
+
+    return cell
+
+
+def _parquet(path: Path) -> Source:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+
+    def chunks(size: int) -> Iterator[Chunk]:
+        for batch in file.iter_batches(size):
+            table = pa.Table.from_batches([batch])
+            yield Chunk({}, [], table)
+
+    return Source(file.metadata.num_rows, chunks)
+
+
+# writing
+
+Write = Callable[[Chunk, Columns], None]
+
+
+@contextmanager
+def table_writer(path: Path | None) -> Generator[Write]:
+    """Takes chunks with the columns to add; a file by its suffix, or CSV on standard output.
+
+    Raises:
+        BadParameter: a suffix that cannot be written.
+    """
+    if path is None:
+        yield _csv_writer(sys.stdout)
+    elif path.suffix == ".parquet":
+        with _parquet_writer(path) as write:
+            yield write
+    elif path.suffix in (".csv", ".jsonl"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            yield _csv_writer(file) if path.suffix == ".csv" else _json_writer(file)
+    else:
+        raise typer.BadParameter(f"{path}: answers are written as .csv, .jsonl or .parquet")
+
+
+def added(columns: Iterable[str], new: Columns) -> Columns:
+    """The new columns under names that the input has not."""
+    taken = set(columns)
+    return {(OURS + name if name in taken else name): values for name, values in new.items()}
+
+
+def _all_columns(chunk: Chunk, new: Columns) -> Columns:
+    columns = chunk.columns if chunk.table is None else chunk.table.to_pydict()
+    return columns | added(columns, new)
+
+
+def _csv_writer(file: IO[str]) -> Write:
+    writer = csv.writer(file, lineterminator="\n")
+    is_begun = False
+
+    def write(chunk: Chunk, new: Columns) -> None:
+        nonlocal is_begun
+        columns = _all_columns(chunk, new)
+        if not is_begun:
+            writer.writerow(columns)
+            is_begun = True
+        writer.writerows(zip(*columns.values(), strict=True))
+
+    return write
+
+
+def _json_writer(file: IO[str]) -> Write:
+    def write(chunk: Chunk, new: Columns) -> None:
+        columns = _all_columns(chunk, new)
+        for row in zip(*columns.values(), strict=True):
+            record = dict(zip(columns, row, strict=True))
+            file.write(msgspec.json.encode(record, enc_hook=str).decode() + "\n")
+
+    return write
+
+
+@contextmanager
+def _parquet_writer(path: Path) -> Generator[Write]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer: pq.ParquetWriter | None = None
+
+    def write(chunk: Chunk, new: Columns) -> None:
+        nonlocal writer
+        table = pa.table(chunk.columns) if chunk.table is None else chunk.table
+        for name, values in added(table.column_names, new).items():
+            kind = None if name.removeprefix(OURS) == "prediction" else pa.string()
+            table = table.append_column(name, pa.array(values, kind))
+        if writer is None:
+            writer = pq.ParquetWriter(path, table.schema)
+        writer.write_table(table.cast(writer.schema))
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()

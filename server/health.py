@@ -1,0 +1,66 @@
+"""What the health paths say, computed from what is served; nothing here has an effect."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from server.routes import RouteTable
+
+Question = Literal["live", "ready", "startup"]
+
+
+class Phase(StrEnum):
+    """Where the server is in its life."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The answer to one health question."""
+
+    is_good: bool
+    body: dict[str, Any]
+
+    @property
+    def status(self) -> int:
+        return 200 if self.is_good else 503
+
+
+def readiness(phase: Phase, routes: RouteTable, required: Iterable[str] | None) -> Health:
+    """Whether traffic should come: serving, and every required model is live.
+
+    Args:
+        phase: of the server.
+        routes: the current table.
+        required: models without which it is not ready; None for all it is meant to serve.
+    """
+    wanted = sorted(routes.names() if required is None else required)
+    missing = [name for name in wanted if name not in routes.live]
+    is_ready = phase is Phase.SERVING and not missing
+    models = {name: _state_of(name, routes) for name in sorted({*routes.names(), *wanted})}
+    return Health(
+        is_ready, {"ready": is_ready, "phase": phase.value, "required": wanted, "models": models}
+    )
+
+
+def liveness() -> Health:
+    """The process answers: that is all a restart could help with."""
+    return Health(is_good=True, body={"live": True})
+
+
+def startup(phase: Phase) -> Health:
+    """Whether opening the models is over, however it ended."""
+    return Health(phase is not Phase.STARTING, {"started": phase is not Phase.STARTING})
+
+
+def _state_of(name: str, routes: RouteTable) -> dict[str, Any]:
+    if route := routes.live.get(name):
+        return {"state": "live", "version": route.bundle.version}
+    if missing := routes.unavailable.get(name):
+        return {"state": "not_loaded", "version": missing.version, "why": missing.why}
+    return {"state": "not_in_store"}

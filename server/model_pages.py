@@ -1,0 +1,132 @@
+"""What `GET /models` and `GET /models/{model}` say of a model: enough to write a client by."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from features.fields import Field
+from models.bundle import Bundle
+from models.errors import RequestError
+from models.manifest import OutputSpec
+from server.routes import RouteTable
+
+
+class ModelSummary(BaseModel):
+    """A model in the list. `why` says why nothing of it is live."""
+
+    model: str
+    live: str | None
+    loaded: list[str]
+    ready: bool
+    why: str | None = None
+    description: str = ""
+    owner: str = ""
+
+
+class ModelsPage(BaseModel):
+    """All models of the store."""
+
+    models: list[ModelSummary]
+
+
+class FieldPage(BaseModel):
+    """A key of the record. `policies` says who answers when its value is in trouble."""
+
+    name: str
+    type: str
+    description: str
+    unit: str | None
+    low: float | None
+    high: float | None
+    nullable: bool
+    sensitive: bool
+    policies: dict[str, str]
+
+
+class OutputPage(BaseModel):
+    """A value that is answered; the first is `prediction`."""
+
+    name: str
+    kind: str
+    unit: str | None
+    low: float | None
+    high: float | None
+    classes: list[str | int | bool] | None
+    positive: str | int | bool | None
+
+
+class ModelPage(ModelSummary):
+    """A model, with what it wants and what it answers."""
+
+    contact: str = ""
+    features: str = ""
+    fields: list[FieldPage] = []
+    outputs: list[OutputPage] = []
+    decisions: list[str] = []
+    example: dict[str, Any] = {}
+
+
+def summary(model: str, routes: RouteTable) -> ModelSummary:
+    """The line of a model that the table has, live or not."""
+    if route := routes.live.get(model):
+        manifest = route.bundle.manifest
+        return ModelSummary(
+            model=model,
+            live=manifest.version,
+            loaded=[manifest.version],
+            ready=True,
+            description=manifest.description,
+            owner=manifest.owner,
+        )
+    why = routes.unavailable[model].why
+    return ModelSummary(model=model, live=None, loaded=[], ready=False, why=why)
+
+
+def describe(model: str, routes: RouteTable) -> ModelPage:
+    """The page of a model.
+
+    Raises:
+        RequestError: `unknown_model`.
+    """
+    if model in routes.unavailable:
+        return ModelPage(**summary(model, routes).model_dump())
+    if model not in routes.live:
+        raise RequestError("unknown_model", routes.no_such(model))
+    bundle = routes.live[model].bundle
+    manifest = bundle.manifest
+    return ModelPage(
+        **summary(model, routes).model_dump(),
+        contact=manifest.contact,
+        features=manifest.features.identity,
+        fields=[_field_page(field, bundle) for field in bundle.fields],
+        outputs=[_output_page(output) for output in bundle.outputs],
+        decisions=list(bundle.ladder.decisions.names),
+        example=bundle.example,
+    )
+
+
+def _field_page(field: Field, bundle: Bundle) -> FieldPage:
+    policies = bundle.fallback.policies[field.name]
+    return FieldPage(
+        name=field.name,
+        type=field.kind,
+        description=field.description,
+        unit=field.unit,
+        low=field.low,
+        high=field.high,
+        nullable=field.nullable,
+        sensitive=field.sensitive is not None,
+        policies={trouble: policy.policy for trouble, policy in policies.items()},
+    )
+
+
+def _output_page(output: OutputSpec) -> OutputPage:
+    return OutputPage(
+        name=output.name,
+        kind=output.kind,
+        unit=output.unit,
+        low=output.low,
+        high=output.high,
+        classes=list(output.classes) if output.classes is not None else None,
+        positive=output.positive,
+    )

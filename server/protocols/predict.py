@@ -1,0 +1,247 @@
+"""`POST /predict/{model}`: the body a caller sends, and the bytes that go back (CONTRACTS §6).
+
+Decoding needs no bundle. Writing is prepared once per bundle: whatever is the same in every answer
+of a bundle is bytes already, so that an answer is one join.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from models.bundle import Bundle
+from models.errors import RequestError
+from models.ladder import Answers
+from models.vocabulary import OUTCOMES, SERVED_BY
+from server.refusals import BadField, RowError
+from server.settings import Settings
+
+Header = tuple[bytes, bytes]
+
+FAILED: Final = OUTCOMES.index("failed")
+STATUS: Final = {
+    "undecodable": 400,
+    "unknown_model": 404,
+    "unknown_version": 404,
+    "method_not_allowed": 405,
+    "too_large": 413,
+    "too_many_rows": 413,
+    "unsupported_media_type": 415,
+    "rejected_record": 422,
+    "strict": 422,
+    "overloaded": 503,
+    "draining": 503,
+    "not_loaded": 503,
+    "deadline": 504,
+    "internal": 500,
+}
+"""The HTTP status of every error code; `strict` is 503 or 504 where the record is not the cause."""
+
+SEVERITY: Final = {422: 0, 503: 1, 504: 2, 500: 3}
+"""A list of which no row was answered has the highest status of its rows' errors."""
+
+RETRY_AFTER_SECONDS: Final = b"1"
+JSON: Final[Header] = (b"content-type", b"application/json")
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Answer(NamedTuple):
+    """What goes back: everything a lane needs, and nothing it has to look at."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
+    code: str | None = None
+    """Of an error body."""
+
+
+def decode(body: bytes, settings: Settings) -> tuple[list[Any], bool]:
+    """The records of a body, and whether it was one record rather than a list.
+
+    An item of a list may be anything here: one that is no object is that row's own error later.
+
+    Raises:
+        RequestError: `undecodable` for the whole body, or `too_many_rows`.
+    """
+    try:
+        value = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise undecodable(f"the body is not JSON ({error})") from error
+    except RecursionError as error:
+        raise undecodable("the body is nested too deeply") from error
+    if type(value) is dict:
+        records, is_single = [value], True
+    elif type(value) is list:
+        records, is_single = value, False
+    else:
+        raise undecodable("the body is neither an object nor a list")
+    if len(records) > settings.max_rows:
+        raise RequestError(
+            "too_many_rows",
+            f"{len(records)} records in one request; at most {settings.max_rows} are taken. "
+            "Send them in several requests.",
+        )
+    _check_shape(body, records, settings)
+    return records, is_single
+
+
+def undecodable(what: str) -> RequestError:
+    return RequestError(
+        "undecodable",
+        f"{what}; expected one record (a JSON object) or a list of records. "
+        "A missing value is null; NaN and Infinity are not JSON.",
+    )
+
+
+def _check_shape(body: bytes, records: list[Any], settings: Settings) -> None:
+    keys = max((len(r) for r in records if type(r) is dict), default=0)
+    if keys > settings.max_keys:
+        raise undecodable(f"a record has {keys} keys, at most {settings.max_keys} are taken")
+    # n flat records in a list have n + 1 brackets. Only a body with more than the rest of the depth
+    # allows can be too deep, and only such a body is walked.
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets - len(records) + 1 > settings.max_depth and _depth(records) > settings.max_depth:
+        raise undecodable(f"the body is nested deeper than {settings.max_depth} levels")
+
+
+def _depth(records: list[Any]) -> int:
+    """Levels of nesting of the body, counted level by level."""
+    level: list[Any] = [records] if len(records) != 1 else records
+    depth = 0
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [
+            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+class AnswerWriter:
+    """Writes the answers of one bundle. Immutable; every request of the bundle shares it."""
+
+    __slots__ = ("_bundle", "_heads", "_marks", "_names", "_shared")
+
+    def __init__(self, bundle: Bundle) -> None:
+        identity: list[Header] = [
+            (b"keelmark-model", bundle.name.encode()),
+            (b"keelmark-version", bundle.version.encode()),
+        ]
+        self._bundle = bundle
+        self._heads = [
+            [JSON, *identity, (b"keelmark-served-by", rung.encode())] for rung in SERVED_BY
+        ]
+        self._heads += [[JSON, *identity]] * (len(OUTCOMES) - len(SERVED_BY))
+        self._shared = b',"model":%b,"version":%b,"request_id":"' % (
+            _encode(bundle.name),
+            _encode(bundle.version),
+        )
+        self._names = [_encode(output.name) + b":" for output in bundle.outputs]
+        self._marks: dict[tuple[int, str | None], bytes] = {}
+
+    def single(self, answers: Answers, row: int, request_id: bytes, prediction_id: bytes) -> Answer:
+        """The answer to a request of one record."""
+        outcome = answers.outcome[row]
+        body = b"".join((b"{", self._row(answers, row), self._ids(request_id, prediction_id), b"}"))
+        return Answer(200, self._headers(outcome, body), body)
+
+    def many(
+        self,
+        answers: Answers,
+        first: int,
+        count: int,
+        errors: Mapping[int, RowError],
+        request_id: bytes,
+        prediction_id: bytes,
+    ) -> Answer:
+        """The answer to a list of `count` records, which begins at row `first` of `answers`."""
+        items = [
+            row_error(errors[row])
+            if row in errors
+            else b"{" + self._row(answers, first + row) + b"}"
+            for row in range(count)
+        ]
+        shared = self._ids(request_id, prediction_id)[1:]
+        body = b"".join((b"{", shared, b',"predictions":[', b",".join(items), b"]}"))
+        if errors and len(errors) == count:
+            worst = max(errors.values(), key=lambda error: SEVERITY[error.status])
+            headers = retry_later(worst.status, self._headers(FAILED, body))
+            return Answer(worst.status, headers, body, worst.code)
+        lowest = max(
+            (answers.outcome[first + row] for row in range(count) if row not in errors), default=0
+        )
+        return Answer(200, self._headers(lowest, body), body)
+
+    def refused(self, error: RowError, request_id: bytes) -> Answer:
+        """The answer to a single record that nobody answers."""
+        answer = error_answer(error.code, error.message, request_id, error.status, error.fields)
+        return answer._replace(headers=[*answer.headers, *self._heads[FAILED][1:]])
+
+    def _ids(self, request_id: bytes, prediction_id: bytes) -> bytes:
+        return b"".join((self._shared, request_id, b'","prediction_id":"', prediction_id, b'"'))
+
+    def _headers(self, outcome: int, body: bytes) -> list[Header]:
+        return [*self._heads[outcome], (b"content-length", b"%d" % len(body))]
+
+    def _row(self, answers: Answers, row: int) -> bytes:
+        """What an answer says of its row, without braces."""
+        value = _encode(answers.values[0][row])
+        mark = (answers.outcome[row], answers.decision[row])
+        written = self._marks.get(mark) or self._mark(mark)
+        parts = [b'"prediction":', value, written]
+        if len(self._names) > 1:
+            parts.insert(2, self._outputs(answers, row))
+        if row in answers.repaired:
+            parts += [b',"repaired":', _encode(answers.repaired[row])]
+        if row in answers.reasons:
+            parts += [b',"reasons":', _encode(answers.reasons[row])]
+        return b"".join(parts)
+
+    def _outputs(self, answers: Answers, row: int) -> bytes:
+        values = [
+            name + _encode(column[row])
+            for name, column in zip(self._names, answers.values, strict=True)
+        ]
+        return b',"outputs":{' + b",".join(values) + b"}"
+
+    def _mark(self, mark: tuple[int, str | None]) -> bytes:
+        """`,"decision":…,"served_by":…`: as many as there are decisions and rungs."""
+        outcome, decision = mark
+        said = b"" if decision is None else b',"decision":' + _encode(decision)
+        written = said + b',"served_by":' + _encode(OUTCOMES[outcome])
+        self._marks[mark] = written
+        return written
+
+
+def error_answer(
+    code: str,
+    message: str,
+    request_id: bytes,
+    status: int | None = None,
+    fields: Sequence[BadField] = (),
+) -> Answer:
+    """The one shape of every error body."""
+    error: dict[str, Any] = {
+        "code": code,
+        "message": message,
+        "request_id": request_id.decode("ascii"),
+    }
+    if fields:
+        error["fields"] = fields
+    body = _encode({"error": error})
+    status = status or STATUS[code]
+    headers = [JSON, (b"content-length", b"%d" % len(body))]
+    return Answer(status, retry_later(status, headers), body, code)
+
+
+def row_error(error: RowError) -> bytes:
+    """A list's item for a row without an answer."""
+    said: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.fields:
+        said["fields"] = error.fields
+    return _encode({"error": said})
+
+
+def retry_later(status: int, headers: list[Header]) -> list[Header]:
+    return [*headers, (b"retry-after", RETRY_AFTER_SECONDS)] if status == 503 else headers

@@ -1,0 +1,102 @@
+"""The route table: which bundle answers a model's requests. Immutable and replaced whole.
+
+A request picks its route once, when it arrives, and keeps it until it has been answered, whatever
+is published meanwhile.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from models.bundle import Bundle
+from models.errors import RequestError
+from server.cost import RunCost
+from server.protocols.predict import AnswerWriter
+from server.regions import Counter
+from server.series import ModelSeries
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """A bundle with all that is kept beside it. By identity: requests of one route share a run.
+
+    Attributes:
+        writer: its answers.
+        counter: of its rows.
+        cost: of its runs, by their rows.
+        series: its page of metrics.
+    """
+
+    bundle: Bundle
+    writer: AnswerWriter
+    counter: Counter
+    cost: RunCost
+    series: ModelSeries
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A model of the store that cannot be served, and why, in words that a caller may read."""
+
+    model: str
+    version: str | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """Live routes by model name, and the models that have none."""
+
+    generation: int = 0
+    live: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
+    unavailable: Mapping[str, Unavailable] = field(default_factory=lambda: MappingProxyType({}))
+
+    def pick(self, model: str, version: str | None = None) -> Route:
+        """The route of a request.
+
+        Raises:
+            RequestError: `unknown_model`, `unknown_version` (naming what is loaded) or
+                `not_loaded`.
+        """
+        route = self.live.get(model)
+        if route is None:
+            raise self._no_route(model)
+        if version is not None and version != route.bundle.version:
+            raise RequestError(
+                "unknown_version",
+                f"version {version!r:.70} of model {model!r} is not loaded; loaded: "
+                f"{route.bundle.version} (live). Leave `version` out for the live one.",
+            )
+        return route
+
+    def with_route(self, route: Route) -> "RouteTable":
+        """The next table, in which `route` is live."""
+        name = route.bundle.name
+        unavailable = {n: u for n, u in self.unavailable.items() if n != name}
+        return RouteTable(self.generation + 1, {**self.live, name: route}, unavailable)
+
+    def without(self, missing: Unavailable) -> "RouteTable":
+        """The next table, in which a model has no route."""
+        live = {name: route for name, route in self.live.items() if name != missing.model}
+        return RouteTable(self.generation + 1, live, {**self.unavailable, missing.model: missing})
+
+    def names(self) -> list[str]:
+        """Every model that this server is meant to serve."""
+        return sorted({*self.live, *self.unavailable})
+
+    def _no_route(self, model: str) -> RequestError:
+        if missing := self.unavailable.get(model):
+            return RequestError(
+                "not_loaded",
+                f"model {model!r} is not loaded: {missing.why}. Try again later; its operators see "
+                "the reason in the server's log.",
+            )
+        return RequestError("unknown_model", self.no_such(model))
+
+    def no_such(self, model: str) -> str:
+        """What to say of a model that is not there."""
+        return (
+            f"no model {model!r:.70} here; there is {', '.join(self.names()) or 'none'}. GET "
+            f"/models "
+            "lists what is served."
+        )

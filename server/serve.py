@@ -1,0 +1,228 @@
+"""`keelmark serve`: the data port and the ops port in one process, on one event loop.
+
+Two uvicorn servers. The ops port answers first, then the models are opened, then the data port is
+ready. On SIGTERM readiness goes false at once; for a set delay everything is still answered, with
+`Connection: close`, so that load balancers and clients go elsewhere; then nothing new is accepted,
+what is under way ends, the counters are folded and the logs flushed.
+"""
+
+import asyncio
+import contextlib
+import gc
+import math
+import os
+import signal
+import socket
+import time
+from asyncio import FIRST_COMPLETED as FIRST
+from collections.abc import Generator, Iterable
+from typing import Any, Final
+
+import uvicorn
+import uvloop
+
+from server import logs
+from server.apps import create_app
+from server.connections import HeaderWatch, protocol_for
+from server.ops.app import create_ops_app
+from server.runtime import InProcessRuntime
+from server.settings import Settings, SettingsError
+from server.state_folder import Ports, StateFolder
+
+CLOSE: Final = (b"connection", b"close")
+BACKLOG: Final = 2048
+GEN2_THRESHOLD: Final = 1_000
+"""Collections of the young between two of the old: a full one stops the loop for milliseconds."""
+
+_log = logs.logger("serve")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without signal handlers of its own, with a watch on slow headers."""
+
+    def __init__(self, config: uvicorn.Config, header_timeout_seconds: float) -> None:
+        super().__init__(config)
+        self._watch = HeaderWatch(header_timeout_seconds)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leaves signals to `run`: two servers share this process."""
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; see uvicorn."""
+        self._watch.look(self.server_state.connections, time.monotonic())
+        return await super().on_tick(counter)
+
+    def close_after_answers(self) -> None:
+        """From now on every answer says `Connection: close`, those under way too.
+
+        Cycles hold the list of default headers that was current when they began, and uvicorn makes
+        a new
+        one each second from `encoded_headers`: both are added to.
+        """
+        self.config.encoded_headers.append(CLOSE)
+        if CLOSE not in self.server_state.default_headers:
+            self.server_state.default_headers.append(CLOSE)
+
+    def drop_keep_alive(self) -> None:
+        """Closes each connection after the answer that is under way on it."""
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False
+
+
+class Serving:
+    """Both servers and what is behind them, from `start` to `stop`; made and used on one loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.runtime = InProcessRuntime(settings)
+        self._sockets = [
+            listen(settings.host, settings.port, "port"),
+            listen(settings.ops_host, settings.ops_port, "ops-port"),
+        ]
+        self.data_url, self.ops_url = map(url_of, self._sockets)
+        self._data = self._server(create_app(settings, self.runtime))
+        self._ops = self._server(create_ops_app(self.runtime))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Answers on both ports, then opens the models.
+
+        Raises:
+            ServingError: there is nothing to serve, or nobody said what; `stop` is still to be
+                called.
+        """
+        for server, sock in zip((self._data, self._ops), self._sockets, strict=True):
+            self._tasks.append(asyncio.create_task(server.serve(sockets=[sock])))
+        await self.runtime.start()
+
+    async def stop(self, *, delay_seconds: float, hurry: asyncio.Event | None = None) -> None:
+        """Stops gracefully: nothing that has been accepted is lost.
+
+        Args:
+            delay_seconds: how long everything is still answered, with `Connection: close`.
+            hurry: ends the delay early when it is set.
+        """
+        self.runtime.drain()
+        self._data.close_after_answers()
+        self._data.drop_keep_alive()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for((hurry or asyncio.Event()).wait(), delay_seconds or 0.001)
+        self.runtime.refuse_new()
+        self._data.should_exit = True
+        await asyncio.gather(*self._tasks[:1])
+        await self.runtime.stop()
+        self._ops.should_exit = True
+        await asyncio.gather(*self._tasks[1:])
+        for sock in self._sockets:
+            sock.close()
+
+    def _server(self, app: Any) -> Server:
+        settings = self.settings
+        config = uvicorn.Config(
+            app,
+            interface="asgi3",
+            http=protocol_for(settings.max_connections),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=settings.keep_alive_seconds,
+            timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+            backlog=BACKLOG,
+        )
+        return Server(config, settings.header_timeout_seconds)
+
+
+def run(settings: Settings, warnings: Iterable[str] = ()) -> None:
+    """Serves until SIGTERM or SIGINT, then stops gracefully.
+
+    Args:
+        settings: of the server.
+        warnings: about the settings, for the log.
+
+    Raises:
+        SettingsError: a port or the state folder cannot be had.
+        ServingError: there is nothing to serve.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    for warning in warnings:
+        _log.warning("settings", warning=warning)
+    state = StateFolder(settings.state_dir)
+    try:
+        uvloop.run(_run(settings, state))
+    finally:
+        state.close()
+        logs.flush()
+
+
+async def _run(settings: Settings, state: StateFolder) -> None:
+    stopping = Stopping(asyncio.get_running_loop())
+    serving = Serving(settings)
+    state.announce(Ports(os.getpid(), serving.data_url, serving.ops_url))
+    starting = asyncio.create_task(serving.start())
+    await asyncio.wait([starting, asyncio.create_task(stopping.asked.wait())], return_when=FIRST)
+    if starting.done() and not starting.exception():
+        settle_memory()
+        _log.info("serving", data=serving.data_url, ops=serving.ops_url)
+        await stopping.asked.wait()
+    delay = settings.drain_delay_seconds if stopping.wants_delay and starting.done() else 0
+    _log.info("stopping", delay_seconds=delay)
+    await serving.stop(delay_seconds=delay, hurry=stopping.hurried)
+    _log.info("stopped")
+    starting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await starting
+
+
+class Stopping:
+    """What signals have asked for: SIGTERM to stop with the delay, SIGINT or a second at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.asked = asyncio.Event()
+        self.hurried = asyncio.Event()
+        self.wants_delay = False
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, self._on_signal, sign)
+
+    def _on_signal(self, sign: signal.Signals) -> None:
+        if self.asked.is_set():
+            self.hurried.set()
+        self.wants_delay = sign is signal.SIGTERM
+        self.asked.set()
+
+
+def listen(host: str, port: int, flag: str) -> socket.socket:
+    """A bound socket, so that a port that cannot be had is known before anything is opened.
+
+    Raises:
+        SettingsError: it cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it, or take "
+            f"another "
+            f"with --{flag} (0 takes a free one)"
+        ) from error
+
+
+def url_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def settle_memory() -> None:
+    """Takes what the models hold out of the collector's sight: a full collection shows in p99."""
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, GEN2_THRESHOLD)

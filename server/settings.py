@@ -1,0 +1,253 @@
+"""Every setting of the server, in one frozen object that is read once at start-up.
+
+Three places are asked, in this order: the command's flags, `KEELMARK_*` in the environment, the
+    table in `keelmark.toml`. `keelmark serve --check` prints what came from where;
+    `docs/settings.md` has the same table.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX: Final = "KEELMARK_"
+CONFIG_FILE: Final = "keelmark.toml"
+SHIPPED_STORE: Final = Path(__file__).parent.parent / "models" / "shipped"
+
+LogFormat = Literal["auto", "json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _setting(default: Any, prose: str, *, unit: str = "", **bounds: Any) -> Any:
+    return Field(default, description=prose, json_schema_extra={"unit": unit}, **bounds)
+
+
+class Settings(BaseSettings):
+    """What a person may decide about a server. Built by `load`, or directly in notebooks."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = _setting(
+        "127.0.0.1",
+        "Address of the data port. In a container it must be 0.0.0.0, which the image sets.",
+    )
+    port: int = _setting(
+        8080, "Data port: predictions, models, health. 0 takes a free one.", ge=0, le=65535
+    )
+    ops_host: str = _setting(
+        "127.0.0.1",
+        "Address of the ops port. 0.0.0.0 opens `/metrics` and `/health/*` to everybody who "
+        "reaches it.",
+    )
+    ops_port: int = _setting(
+        8081, "Ops port: metrics and health. 0 takes a free one.", ge=0, le=65535
+    )
+    store: Path = _setting(
+        SHIPPED_STORE,
+        "Folder of bundles, `<name>/<version>/`. The default is the store that comes with the "
+        "package.",
+    )
+    state_dir: Path = _setting(
+        Path(".keelmark"),
+        "Folder for what the server itself remembers; it is locked by one server and ignored by "
+        "git.",
+    )
+    required_models: tuple[str, ...] | None = _setting(
+        None,
+        "Models without which the server is not ready, as a JSON list. By default all models of "
+        "the store.",
+    )
+    max_body_bytes: int = _setting(
+        10 * 1024 * 1024, "Larger request bodies are answered 413.", unit="bytes", ge=1
+    )
+    max_rows: int = _setting(10_000, "Longer lists of records are answered 413.", unit="rows", ge=1)
+    max_depth: int = _setting(
+        32, "Bodies nested deeper than this are answered 400.", unit="levels", ge=2, le=500
+    )
+    max_keys: int = _setting(4_096, "Records with more keys are answered 400.", unit="keys", ge=1)
+    header_timeout_seconds: float = _setting(
+        5.0, "A connection that has not sent its headers by then is closed.", unit="seconds", gt=0
+    )
+    body_timeout_seconds: float = _setting(
+        30.0, "A body that is not whole by then is answered 400.", unit="seconds", gt=0
+    )
+    keep_alive_seconds: int = _setting(
+        75, "An idle connection is closed after this long.", unit="seconds", ge=1
+    )
+    max_connections: int = _setting(
+        1_024, "Requests of connections beyond this are answered 503.", unit="connections", ge=1
+    )
+    drain_delay_seconds: float = _setting(
+        2.0,
+        "After SIGTERM the server is not ready but still answers, with `Connection: close`, for "
+        "this "
+        "long, so that load balancers notice. SIGINT (Ctrl-C) does not wait.",
+        unit="seconds",
+        ge=0,
+    )
+    drain_seconds: float = _setting(
+        30.0, "Then requests under way may take this long to end.", unit="seconds", gt=0
+    )
+    log_level: LogLevel = _setting("info", "Least severe line that is written to the text log.")
+    log_format: LogFormat = _setting(
+        "auto",
+        "Text log as `json` lines or for people (`console`); `auto` is console on a terminal.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: `load` reads the rest, so that it can say which won."""
+        return (init_settings,)
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message names it and where it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and per name where its value came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Loaded:
+    """Settings from `flags` (None values left out), `KEELMARK_*` and the file, in this order.
+
+    Args:
+        flags: values by setting name, as the command line gives them.
+        config: the file; None takes `KEELMARK_CONFIG`, else `keelmark.toml` here if there is one.
+
+    Raises:
+        SettingsError: an unknown name in the file, a value that does not fit, or no such file.
+    """
+    path = config or _config_path()
+    layers = [
+        ("default", {}),
+        (str(path), _from_file(path)),
+        ("environment", _from_environment()),
+        ("flag", {name: value for name, value in (flags or {}).items() if value is not None}),
+    ]
+    values = {name: value for _, layer in layers for name, value in layer.items()}
+    origins = dict.fromkeys(Settings.model_fields, "default") | {
+        name: _origin(source, name) for source, layer in layers for name in layer
+    }
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, origins)) from error
+    return Loaded(settings, origins, _unknown_variables())
+
+
+def unit_of(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def type_of(field: FieldInfo) -> str:
+    """The type as the documentation writes it."""
+    names = {"Path": "path", "str": "text", "int": "integer", "float": "number"}
+    choices = get_args(field.annotation)
+    if not choices:
+        return names[getattr(field.annotation, "__name__", "str")]
+    is_choice = all(isinstance(choice, str) for choice in choices)
+    return " | ".join(choices) if is_choice else "list of texts"
+
+
+def shown(name: str, value: Any) -> str:
+    """A value as the settings table prints it, without the path of this installation."""
+    if name == "store" and value == SHIPPED_STORE:
+        return "the shipped store"
+    return "all" if name == "required_models" and value is None else str(value)
+
+
+def _config_path() -> Path:
+    return Path(os.environ.get(PREFIX + "CONFIG", CONFIG_FILE))
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        if path != Path(CONFIG_FILE):
+            raise SettingsError(f"no settings file {path}; name an existing one or leave it out")
+        return {}
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path} is not readable TOML: {error}; correct it there") from error
+    if unknown := sorted(set(values) - set(Settings.model_fields)):
+        raise SettingsError(
+            f"{path} sets {_with_guess(unknown[0])}, which is no setting; known ones are "
+            f"{', '.join(Settings.model_fields)}"
+        )
+    return values
+
+
+def _from_environment() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Settings)()
+    except ValueError as error:
+        raise SettingsError(
+            f"the environment cannot be read: {error}; lists are written as JSON: "
+            f"{PREFIX}REQUIRED_MODELS='[\"flights\"]'"
+        ) from error
+
+
+def _unknown_variables() -> tuple[str, ...]:
+    known = {variable_of(name) for name in Settings.model_fields} | {PREFIX + "CONFIG"}
+    strange = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    return tuple(
+        f"{name} is set in the environment but is no setting{_guess(name, known)}"
+        for name in strange
+    )
+
+
+def _with_guess(name: str) -> str:
+    return repr(name) + _guess(name, set(Settings.model_fields))
+
+
+def _guess(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _origin(source: str, name: str) -> str:
+    return {"flag": flag_of(name), "environment": variable_of(name)}.get(source, source)
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    lines = [
+        f"setting {name} (from {origins.get(name, 'a flag')}) is {problem['input']!r}: "
+        f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+        for problem in error.errors()
+        for name in [str(problem["loc"][0]) if problem["loc"] else "?"]
+    ]
+    return "; ".join(lines) + "; see `keelmark serve --help` or docs/settings.md"

@@ -1,0 +1,85 @@
+"""The state folder: what the server itself remembers, locked by the one server that uses it."""
+
+import fcntl
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from server.settings import SettingsError
+
+LOCK: Final = "lock"
+PORTS: Final = "ports.json"
+"""Where the running server can be reached; commands started beside it read this."""
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """Addresses of a running server, as URLs."""
+
+    pid: int
+    data: str
+    ops: str
+
+
+class StateFolder:
+    """An open and locked state folder; the lock ends with the process, however it ends.
+
+    Raises:
+        SettingsError: it cannot be made or written, or another server has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _write(path / ".gitignore", b"*\n")
+            self._lock: Any = (path / LOCK).open("a+b")
+        except OSError as error:
+            raise SettingsError(
+                f"the state folder {path} cannot be written ({error.strerror}); make it writable, "
+                f"or name "
+                "another with --state-dir"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise SettingsError(
+                f"the state folder {path} is in use by another server; stop that one, or name "
+                f"another "
+                "folder with --state-dir"
+            ) from error
+
+    def announce(self, ports: Ports) -> None:
+        """Lets commands find this server."""
+        _write(self.path / PORTS, msgspec.json.encode(ports))
+
+    def close(self) -> None:
+        """Forgets the addresses and unlocks."""
+        (self.path / PORTS).unlink(missing_ok=True)
+        self._lock.close()
+
+
+def running_server(path: Path) -> Ports | None:
+    """The server that has this folder now, or None."""
+    try:
+        if not _is_locked(path):
+            return None  # what stands there is left over
+        return msgspec.json.decode((path / PORTS).read_bytes(), type=Ports)
+    except OSError:
+        return None  # no such folder, or a server that has only begun to start
+
+
+def _is_locked(path: Path) -> bool:
+    with (path / LOCK).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(path.name + ".new")
+    aside.write_bytes(content)
+    aside.replace(path)
