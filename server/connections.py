@@ -7,72 +7,73 @@ it to.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from server.asgi_lane import Receive, Scope, Send
+from server.http_counters import OTHER, HttpCounters
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import Answer, error_answer
 
-_ids: Final = PredictionIds()
+NOT_HTTP: Final = "these bytes are no HTTP/1.1 request; send one that is, over a new connection."
+TOO_MANY: Final = "too many connections are open; try again a little later, or keep fewer open."
+CLOSE: Final = (b"connection", b"close")
+
+
+class Refusals:
+    """Answers what does not get as far as the application, and counts it.
+
+    Args:
+        http: counters of the port; None where nothing is counted.
+    """
+
+    def __init__(self, http: HttpCounters | None) -> None:
+        self._http = http
+        self._ids = PredictionIds()
+
+    def make(self, code: str, message: str) -> Answer:
+        """The answer; the connection it goes to is closed after it."""
+        answer = error_answer(code, message, self._ids.next())
+        if self._http is not None:
+            self._http.count(OTHER, answer.status, code)
+        return answer._replace(headers=[*answer.headers, CLOSE])
+
+    async def overloaded(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """The application of connections beyond the cap."""
+        status, headers, body, _ = self.make("overloaded", TOO_MANY)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with a cap on connections and errors in our own shape. Made by `protocol_for`."""
+    """HTTP/1.1 with a cap on connections, and errors in our own shape. Made by `protocol_for`."""
 
-    max_connections: int = 1_024
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.access_log = False
+    max_connections: ClassVar[int]
+    refusals: ClassVar[Refusals]
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Takes the connection; one too many is told so at its first request, rather than reset."""
+        """Takes the connection; one too many is told so at its first request, not reset."""
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
-            self.app = overloaded
+            self.app = self.refusals.overloaded
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP, and closes: where the next request would begin nobody knows."""
-        answer = error_answer("undecodable", NOT_HTTP, _ids.next())
-        self.transport.write(raw_response(answer))
+        self.transport.write(raw_response(self.refusals.make("undecodable", NOT_HTTP)))
         self.transport.close()
 
 
-NOT_HTTP: Final = "these bytes are no HTTP/1.1 request; send one that is, over a new connection."
-TOO_MANY: Final = "too many connections are open; try again a little later, or keep fewer open."
-
-
-def protocol_for(max_connections: int) -> type[Protocol]:
-    """The protocol with its cap in the class: uvicorn passes nothing of ours to instances."""
-    return type("Protocol", (Protocol,), {"max_connections": max_connections})
-
-
-async def overloaded(scope: Scope, receive: Receive, send: Send) -> None:
-    """The app of connections beyond the cap: 503, and the connection ends."""
-    answer = error_answer("overloaded", TOO_MANY, _ids.next())
-    headers = [*answer.headers, (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+def protocol_for(max_connections: int, http: HttpCounters | None = None) -> type[Protocol]:
+    """The protocol for one port: uvicorn makes its instances, and passes nothing of ours to them."""
+    own = {"max_connections": max_connections, "refusals": Refusals(http)}
+    return type("Protocol", (Protocol,), own)
 
 
 def raw_response(answer: Answer) -> bytes:
-    """An answer as bytes of HTTP that close the connection: there is no request to answer."""
+    """An answer of status 400 as bytes of HTTP, where there is no request to answer."""
     head = b"".join(b"%b: %b\r\n" % header for header in answer.headers)
-    return b"HTTP/1.1 %d Bad Request\r\n%bconnection: close\r\n\r\n%b" % (
-        answer.status,
-        head,
-        answer.body,
-    )
+    return b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, answer.body)
 
 
 class HeaderWatch:

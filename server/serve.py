@@ -23,13 +23,13 @@ import uvloop
 
 from server import logs
 from server.apps import create_app
-from server.connections import HeaderWatch, protocol_for
+from server.connections import CLOSE, HeaderWatch, protocol_for
+from server.http_counters import HttpCounters
 from server.ops.app import create_ops_app
 from server.runtime import InProcessRuntime
 from server.settings import Settings, SettingsError
 from server.state_folder import Ports, StateFolder
 
-CLOSE: Final = (b"connection", b"close")
 BACKLOG: Final = 2048
 GEN2_THRESHOLD: Final = 1_000
 """Collections of the young between two of the old: a full one stops the loop for milliseconds."""
@@ -84,8 +84,8 @@ class Serving:
             listen(settings.ops_host, settings.ops_port, "ops-port"),
         ]
         self.data_url, self.ops_url = map(url_of, self._sockets)
-        self._data = self._server(create_app(settings, self.runtime))
-        self._ops = self._server(create_ops_app(self.runtime))
+        self._data = self._server(create_app(settings, self.runtime), self.runtime.http)
+        self._ops = self._server(create_ops_app(self.runtime), None)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -120,12 +120,12 @@ class Serving:
         for sock in self._sockets:
             sock.close()
 
-    def _server(self, app: Any) -> Server:
+    def _server(self, app: Any, http: HttpCounters | None) -> Server:
         settings = self.settings
         config = uvicorn.Config(
             app,
             interface="asgi3",
-            http=protocol_for(settings.max_connections),
+            http=protocol_for(settings.max_connections, http),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -1,0 +1,1 @@
+"""The ops plane: metrics and health now; administration and the console later."""
