@@ -1,16 +1,17 @@
 """Servers under measurement, each pinned to a core of its own, and the load from the other."""
 
 import contextlib
+import http.client
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -28,11 +29,11 @@ class Sample:
 
 
 @contextlib.contextmanager
-def started(command: list[str], port: int) -> Iterator[int]:
-    """Runs the command until the block ends; yields its process id once the port accepts."""
+def started(command: list[str], port: int, *, ready: str | None = None) -> Iterator[int]:
+    """Runs the command until the block ends; yields its process id once the port accepts, or GET `ready` is 200."""
     process = subprocess.Popen(command, cwd=ROOT, preexec_fn=lambda: _pin(SERVER_CORE))
     try:
-        _wait_for(port, process)
+        _wait_for(port, ready, process)
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
@@ -57,7 +58,7 @@ def bare(bundle: Path, port: int, *, echo: bool = False) -> list[str]:
     return [sys.executable, program, str(bundle), "--port", str(port), *(["--echo"] if echo else [])]
 
 
-def load(pid: int, port: int, path: str, bodies: list[str], connections: int, seconds: float) -> Sample:
+def load(pid: int, port: int, path: str, bodies: list[str], connections: int, seconds: int) -> Sample:
     """Closed loop with wrk: each connection sends its next request when it has its answer.
 
     Raises:
@@ -68,14 +69,14 @@ def load(pid: int, port: int, path: str, bodies: list[str], connections: int, se
         script.flush()
         before, start = _cpu_seconds(pid), time.perf_counter()
         result = subprocess.run(
-            ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name,
+            ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name,
              f"http://127.0.0.1:{port}{path}"],
-            capture_output=True, text=True, check=True, preexec_fn=lambda: _pin(LOAD_CORE),
+            capture_output=True, text=True, check=False, preexec_fn=lambda: _pin(LOAD_CORE),
         )  # fmt: skip
         used = _cpu_seconds(pid) - before
         elapsed = time.perf_counter() - start
-    if "Non-2xx" in result.stdout or "Socket errors" in result.stdout:
-        raise RuntimeError(f"the load saw errors:\n{result.stdout}")
+    if result.returncode or "Non-2xx" in result.stdout or "Socket errors" in result.stdout:
+        raise RuntimeError(f"the load saw errors:\n{result.stdout}{result.stderr}")
     requests = int(re.search(r"(\d+) requests in", result.stdout)[1])  # type: ignore[index]
     return Sample(requests / elapsed, used / requests * 1e6, _p99_ms(result.stdout))
 
@@ -109,10 +110,16 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(port: int, ready: str | None, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
+        with contextlib.suppress(OSError):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            connection.connect()
+            if ready is None:
+                return
+            connection.request("GET", ready)
+            if connection.getresponse().status == HTTPStatus.OK:
+                return
         time.sleep(0.1)
-    raise RuntimeError(f"{process.args} did not open port {port} (exit status {process.poll()})")
+    raise RuntimeError(f"{process.args} is not ready on port {port} (exit {process.poll()})")

@@ -25,7 +25,7 @@ PATH = "/predict/flights"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--json", type=Path)
@@ -34,7 +34,11 @@ def main() -> None:
     bodies = golden_bodies()
     with (
         tempfile.TemporaryDirectory() as state,
-        started(keelmark(SHIPPED, PORTS["keelmark"], Path(state)), PORTS["keelmark"]) as ours,
+        started(
+            keelmark(SHIPPED, PORTS["keelmark"], Path(state)),
+            PORTS["keelmark"],
+            ready="/health/ready",
+        ) as ours,
         started(bare(BUNDLE, PORTS["bare"]), PORTS["bare"]) as floor,
         started(bare(BUNDLE, PORTS["echo"], echo=True), PORTS["echo"]) as echo,
     ):
@@ -76,11 +80,11 @@ def predicted(port: int, body: str) -> float:
 
 
 def compared(
-    pids: dict[str, int], bodies: list[str], connections: int, seconds: float, pairs: int
+    pids: dict[str, int], bodies: list[str], connections: int, seconds: int, pairs: int
 ) -> dict[str, float]:
     taken: dict[str, list[Sample]] = {name: [] for name in pids}
     for name, pid in pids.items():
-        load(pid, PORTS[name], PATH, bodies, connections, 0.5)
+        load(pid, PORTS[name], PATH, bodies, connections, 1)
     for _ in range(pairs):
         for name, pid in pids.items():
             taken[name].append(load(pid, PORTS[name], PATH, bodies, connections, seconds))
