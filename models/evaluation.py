@@ -56,7 +56,13 @@ def _classes_of(outputs: Sequence[OutputSpec]) -> tuple[ClassName, ...]:
 
 
 def mean_loss(outputs: Sequence[OutputSpec], got: ModelOutputs, target: Floats) -> float:
-    """Log loss where there are probabilities, squared error, or the share of wrong labels."""
+    """Log loss where there are probabilities, squared error, or the share of wrong labels.
+
+    Over the rows with a target and a finite answer; the others are the rules' to answer.
+    """
+    got, target = _answered(got, target)
+    if not len(target):
+        return 0.0
     probabilities = _class_probabilities(outputs, got)
     if probabilities is not None:
         return prediction_loss("class_probabilities", probabilities, target)
@@ -64,6 +70,15 @@ def mean_loss(outputs: Sequence[OutputSpec], got: ModelOutputs, target: Floats) 
     if primary.kind == "label":
         answers = _label_codes(primary, answers)
     return prediction_loss(primary.kind, answers, target)
+
+
+def _answered(got: ModelOutputs, target: Floats) -> tuple[ModelOutputs, Floats]:
+    """The rows with a target and a finite answer."""
+    known = np.isfinite(target)
+    for column in got.values:
+        if column.dtype.kind == "f":
+            known &= np.isfinite(column).reshape(len(column), -1).all(axis=1)
+    return ModelOutputs([column[known] for column in got.values]), target[known]
 
 
 def has_loss(outputs: Sequence[OutputSpec]) -> bool:
@@ -94,11 +109,12 @@ def metrics(outputs: Sequence[OutputSpec], got: ModelOutputs, target: Floats) ->
     `log_loss`, `auc` and `brier` of a probability, `log_loss` and `accuracy` of labels, `rmse`,
     `mae` and `r2` of a value.
     """
-    known = np.isfinite(target)
-    if not known.any() or not has_loss(outputs):
+    if not has_loss(outputs):
         return {}
-    got = ModelOutputs([column[known] for column in got.values])
-    target, primary = target[known], outputs[0]
+    got, target = _answered(got, target)
+    if not len(target):
+        return {}
+    primary = outputs[0]
     loss = mean_loss(outputs, got, target)
     if primary.kind == "probability":
         answers = got.values[0].astype(np.float64)
@@ -126,7 +142,7 @@ def _auc(answers: Floats, target: Floats) -> dict[str, float]:
     return {"auc": float(above / (positive * negative))}
 
 
-# importance
+# what the answers depend on
 
 
 def importances(
@@ -167,7 +183,9 @@ def _loss(
     if numeric is None:
         return lambda shuffled: float((run(shuffled).values[0] != usual.values[0]).mean())
     place = next(i for i, column in enumerate(usual.values) if column is numeric)
-    return change_from(numeric, lambda shuffled: run(shuffled).values[place])
+    return change_from(
+        np.nan_to_num(numeric), lambda shuffled: np.nan_to_num(run(shuffled).values[place])
+    )
 
 
 # the constant default
@@ -176,7 +194,7 @@ def _loss(
 def usual_answers(
     outputs: Sequence[OutputSpec], got: ModelOutputs, target: Floats | None
 ) -> dict[str, Any]:
-    """A constant answer per output where the owner named none: what is right most often, or on average.
+    """A constant answer per output where the owner named none: right most often, or on average.
 
     The positive share and the most frequent class of the target if there is one, else of the
     model's own answers; the median of a value.

@@ -32,6 +32,7 @@ class _Found:
     near_threshold: int = 0
     largest: dict[str, float] = field(default_factory=dict[str, float])
     wrong_rows: int = 0
+    wrong_with_nulls: int = 0
     wrong: list[str] = field(default_factory=list[str])
 
 
@@ -112,6 +113,7 @@ def _compare(
             )
         wrong |= differ
     found.wrong_rows += int(wrong.sum())
+    found.wrong_with_nulls += int((wrong & np.isnan(got.features[kept]).any(axis=1)).sum())
     primary = outputs[0]
     if primary.name in expected and primary.kind != "label":
         codes = decisions.codes_of(got.values[0][kept])
@@ -130,13 +132,17 @@ def _native_answers(
     everything = np.arange(len(features))
     try:
         return everything, native(features)
-    except Exception as first:  # whatever a library raises about its input
+    except Exception as first:  # noqa: BLE001  (whatever a library raises about its input)
         finite = np.flatnonzero(np.isfinite(features).all(axis=1))
-        if len(finite) == len(features):
-            raise ConversionFailed(f"the native model does not predict: {first}") from first
         if not len(finite):
             return finite, {}
-        return finite, native(features[finite])
+        try:
+            return finite, native(features[finite])
+        except Exception as error:
+            raise ConversionFailed(
+                f"the native model does not predict: {error!r} (and with nulls: {first!r}). "
+                "Pass one that takes float32 features (n, K)."
+            ) from error
 
 
 def _ties(outputs: Sequence[OutputSpec], expected: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
@@ -163,6 +169,16 @@ def _text(value: Any) -> str:
     return repr(value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value)
 
 
+def _nulls_hint(*found: _Found) -> str:
+    wrong, with_nulls = (sum(f.wrong_rows for f in found), sum(f.wrong_with_nulls for f in found))
+    if not wrong or wrong != with_nulls:
+        return ""
+    return (
+        "\nAll of them have null features, which this estimator's conversion treats otherwise: "
+        "impute them in the features."
+    )
+
+
 def _message(converted: Converted, held_out: _Found, generated: _Found) -> str:
     shown = [*held_out.wrong, *generated.wrong][:SHOWN_ROWS]
     counts = f"{held_out.wrong_rows} of {held_out.rows} held-out rows"
@@ -173,6 +189,7 @@ def _message(converted: Converted, held_out: _Found, generated: _Found) -> str:
         f"the ONNX model does not answer as the {converted.framework} {converted.estimator} does: "
         f"{counts} are off by more than rounding.\n  "
         + "\n  ".join(shown)
+        + _nulls_hint(held_out, generated)
         + "\nTrain on what `fitted.transform(table)` returns (float32, not your own columns), and "
         "check that the estimator's options survive conversion. "
         + (f"Converted with {converters}." if converters else "")

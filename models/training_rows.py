@@ -1,4 +1,4 @@
-"""The rows that a bundle is made from: encoded, in time, with their target, and the held-out part."""
+"""The rows that a bundle is made from: encoded, in time, with their target; and the held-out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -89,6 +89,8 @@ def _column_times(table: Any, name: str) -> NDArray[np.float64]:
         if pa.types.is_timestamp(column.type):
             ticks = np.asarray(column.cast(pa.int64()).to_pandas(), np.float64)
             return ticks / PER_SECOND[column.type.unit]
+        if pa.types.is_boolean(column.type):
+            raise PackingError(f"time={name!r} holds booleans; name a column of timestamps")
         return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
     except (TableError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise PackingError(
