@@ -12,7 +12,8 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from models.errors import RequestError
-from server.core import Core, Request
+from server.asked import Request
+from server.core import Core
 from server.http_counters import HttpCounters
 from server.iteration import Iteration
 from server.protocols.predict import Answer, Header

@@ -65,7 +65,7 @@ class Protocol(HttpToolsProtocol):
 
 
 def protocol_for(max_connections: int, http: HttpCounters | None = None) -> type[Protocol]:
-    """The protocol for one port: uvicorn makes its instances, and passes nothing of ours to them."""
+    """The protocol for one port: uvicorn makes instances and passes nothing of ours to them."""
     own = {"max_connections": max_connections, "refusals": Refusals(http)}
     return type("Protocol", (Protocol,), own)
 

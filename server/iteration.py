@@ -4,7 +4,8 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from server.core import Asked, Core
+from server.asked import Asked
+from server.core import Core
 
 FLUSH_REQUESTS: Final = 64
 """Requests that a flush answers at most; 250 µs of `run` is the other bound (`server.cost`)."""

@@ -12,7 +12,9 @@ import msgspec
 
 from features.fields import FLAG_NAMES
 from models.bundle import Bundle
-from models.ladder import MODEL, Answers
+from models.ladder import MODEL, REJECTED, Answers
+from models.outputs import NO_DECISION
+from models.vocabulary import OUTCOMES
 
 LONGEST_SHOWN: Final = 64
 """Characters of a bad value that an error repeats."""
@@ -22,7 +24,8 @@ OURS: Final = frozenset(
 )
 """Reasons that no record is to blame for: a strict caller gets 503, not 422."""
 
-NO_ERRORS: Final[Mapping[int, "RowError"]] = {}
+UNPROCESSABLE: Final = 422
+FAILED: Final = OUTCOMES.index("failed")
 
 _json = msgspec.json.Encoder().encode
 
@@ -48,6 +51,10 @@ class RowError:
     fields: tuple[BadField, ...] = ()
 
 
+RowErrors = Mapping[int, RowError]
+NO_ERRORS: Final[RowErrors] = {}
+
+
 def errors_of(
     bundle: Bundle,
     records: Sequence[dict[str, Any]],
@@ -56,28 +63,32 @@ def errors_of(
     first: int,
     *,
     is_strict: bool,
-) -> Mapping[int, RowError]:
-    """The rows of a request that get an error, by their place in the request; mostly none.
+) -> RowErrors:
+    """The rows of a request that get an error, by their place in the run.
+
+    Their outcome becomes rejected (the record is the cause) or failed (we are), and they are no
+    decision.
 
     Args:
         bundle: that answered.
         records: of the request; `{}` at the places of `strays`.
-        strays: items that were no objects.
-        answers: of a whole run, in which the request's rows begin at `first`.
+        strays: by row of the request, items that were no objects.
+        answers: of a run, in which the request's rows begin at `first`.
         first: see `answers`.
         is_strict: only the model's answer to an unrepaired record will do.
     """
-    if not (strays or answers.bad or is_strict):
-        return NO_ERRORS
     errors: dict[int, RowError] = {}
     for row, record in enumerate(records):
         place = first + row
         if row in strays:
-            errors[row] = _not_an_object(row, strays[row])
+            errors[place] = _not_an_object(row, strays[row])
         elif place in answers.bad:
-            errors[row] = _rejected(bundle, row, record, answers.bad[place])
+            errors[place] = _rejected(bundle, row, record, answers.bad[place])
         elif is_strict and (answers.outcome[place] != MODEL or place in answers.repaired):
-            errors[row] = _strict(bundle, row, record, answers, place)
+            errors[place] = _strict(bundle, row, record, answers, place)
+    for place, error in errors.items():
+        answers.outcome[place] = REJECTED if error.status == UNPROCESSABLE else FAILED
+        answers.decision_code[place] = NO_DECISION
     return errors
 
 

@@ -4,7 +4,7 @@ Decoding needs no bundle. Writing is prepared once per bundle: whatever is the s
 of a bundle is bytes already, so that an answer is one join.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -13,12 +13,11 @@ from models.bundle import Bundle
 from models.errors import RequestError
 from models.ladder import Answers
 from models.vocabulary import OUTCOMES, SERVED_BY
-from server.refusals import BadField, RowError
+from server.refusals import FAILED, BadField, RowError, RowErrors
 from server.settings import Settings
 
 Header = tuple[bytes, bytes]
 
-FAILED: Final = OUTCOMES.index("failed")
 STATUS: Final = {
     "undecodable": 400,
     "unknown_model": 404,
@@ -72,19 +71,19 @@ def decode(body: bytes, settings: Settings) -> tuple[list[Any], bool]:
     except RecursionError as error:
         raise undecodable("the body is nested too deeply") from error
     if type(value) is dict:
-        records, is_single = [value], True
-    elif type(value) is list:
-        records, is_single = value, False
-    else:
+        _check_shape(body, 1, len(value), value, settings)
+        return [value], True
+    if type(value) is not list:
         raise undecodable("the body is neither an object nor a list")
-    if len(records) > settings.max_rows:
+    if len(value) > settings.max_rows:
         raise RequestError(
             "too_many_rows",
-            f"{len(records)} records in one request; at most {settings.max_rows} are taken. "
+            f"{len(value)} records in one request; at most {settings.max_rows} are taken. "
             "Send them in several requests.",
         )
-    _check_shape(body, records, settings)
-    return records, is_single
+    keys = max((len(record) for record in value if type(record) is dict), default=0)
+    _check_shape(body, len(value), keys, value, settings)
+    return value, False
 
 
 def undecodable(what: str) -> RequestError:
@@ -95,20 +94,19 @@ def undecodable(what: str) -> RequestError:
     )
 
 
-def _check_shape(body: bytes, records: list[Any], settings: Settings) -> None:
-    keys = max((len(r) for r in records if type(r) is dict), default=0)
+def _check_shape(body: bytes, rows: int, keys: int, value: Any, settings: Settings) -> None:
     if keys > settings.max_keys:
         raise undecodable(f"a record has {keys} keys, at most {settings.max_keys} are taken")
-    # n flat records in a list have n + 1 brackets. Only a body with more than the rest of the depth
-    # allows can be too deep, and only such a body is walked.
+    # n flat records in a list have n + 1 brackets. Only a body that has more than the rest of the
+    # depth allows can be too deep, and only such a body is walked.
     brackets = body.count(b"{") + body.count(b"[")
-    if brackets - len(records) + 1 > settings.max_depth and _depth(records) > settings.max_depth:
+    if brackets - rows + 1 > settings.max_depth and _depth(value) > settings.max_depth:
         raise undecodable(f"the body is nested deeper than {settings.max_depth} levels")
 
 
-def _depth(records: list[Any]) -> int:
-    """Levels of nesting of the body, counted level by level."""
-    level: list[Any] = [records] if len(records) != 1 else records
+def _depth(value: Any) -> int:
+    """Levels of nesting, counted level by level."""
+    level: list[Any] = [value]
     depth = 0
     while level := [item for item in level if isinstance(item, (dict, list))]:
         depth += 1
@@ -149,29 +147,24 @@ class AnswerWriter:
     def many(
         self,
         answers: Answers,
-        first: int,
-        count: int,
-        errors: Mapping[int, RowError],
+        rows: range,
+        errors: RowErrors,
         request_id: bytes,
         prediction_id: bytes,
     ) -> Answer:
-        """The answer to a list of `count` records, which begins at row `first` of `answers`."""
+        """The answer to a list, whose records are the `rows` of `answers`."""
         items = [
-            row_error(errors[row])
-            if row in errors
-            else b"{" + self._row(answers, first + row) + b"}"
-            for row in range(count)
+            row_error(errors[row]) if row in errors else b"{" + self._row(answers, row) + b"}"
+            for row in rows
         ]
         shared = self._ids(request_id, prediction_id)[1:]
         body = b"".join((b"{", shared, b',"predictions":[', b",".join(items), b"]}"))
-        if errors and len(errors) == count:
-            worst = max(errors.values(), key=lambda error: SEVERITY[error.status])
-            headers = retry_later(worst.status, self._headers(FAILED, body))
-            return Answer(worst.status, headers, body, worst.code)
-        lowest = max(
-            (answers.outcome[first + row] for row in range(count) if row not in errors), default=0
-        )
-        return Answer(200, self._headers(lowest, body), body)
+        answered = [answers.outcome[row] for row in rows if row not in errors]
+        if answered or not rows:
+            return Answer(200, self._headers(max(answered, default=0), body), body)
+        worst = max((errors[row] for row in rows), key=lambda error: SEVERITY[error.status])
+        headers = retry_later(worst.status, self._headers(FAILED, body))
+        return Answer(worst.status, headers, body, worst.code)
 
     def refused(self, error: RowError, request_id: bytes) -> Answer:
         """The answer to a single record that nobody answers."""
