@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from models.packing import pack
     from models.policies import repair
     from models.store import Store
+    from models.tensor_packing import pack_tensors
 
 _HOMES: Final = {
     "Bundle": "models.bundle",
     "OnnxModel": "models.convert.onnx_model",
     "Store": "models.store",
     "pack": "models.packing",
+    "pack_tensors": "models.tensor_packing",
     "repair": "models.policies",
 }
 
-__all__ = ["Bundle", "OnnxModel", "Store", "pack", "repair"]
+__all__ = ["Bundle", "OnnxModel", "Store", "pack", "pack_tensors", "repair"]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,7 @@ ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the child may use. `address_space_bytes` None is 256 MB and 25 times the model's file."""
+    """What the child may use; `address_space_bytes` None is 256 MB and 25 times the model."""
 
     address_space_bytes: int | None = None
     cpu_seconds: int = 60
@@ -175,7 +175,7 @@ def _child(folder: Path, limits: Limits, complaint: IO[bytes]) -> tuple[bytes, s
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
-    """The exit code; a child that has said all it has to say does not get to hang on its way out."""
+    """The exit code; a child that has said all it has to say may not hang on its way out."""
     try:
         return process.wait(SECONDS_TO_END)
     except subprocess.TimeoutExpired:

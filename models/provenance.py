@@ -43,7 +43,7 @@ def training_facts(
     """What the manifest says of rows and code; the commit is looked up if not given."""
     first, last = time_range(rows)
     return Training(
-        packed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        packed_at=today(),
         rows=len(rows),
         fingerprint=fingerprint(rows),
         holdout=holdout,
@@ -74,8 +74,20 @@ def _git_commit() -> str | None:
     return found[0] + ("+changes" if found[1] else "")
 
 
+def today() -> str:
+    """Now, as manifests write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def versions(features: Fitted, converted: Converted) -> dict[str, str]:
     """Of everything that packed the bundle, and the oldest onnxruntime that serves it."""
+    return dict(
+        sorted({**plain_versions(), "tzdata": features.tzdata, **converted.versions}.items())
+    )
+
+
+def plain_versions() -> dict[str, str]:
+    """Of what every bundle is packed with."""
     import onnx
 
     found = {
@@ -86,8 +98,6 @@ def versions(features: Fitted, converted: Converted) -> dict[str, str]:
         "onnxruntime_oldest": OLDEST_ONNXRUNTIME,
         "onnx_opset": str(OPSET),
         "onnx_ir": str(IR_VERSION),
-        "tzdata": features.tzdata,
-        **converted.versions,
     }
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # from a source tree
         found["keelmark"] = importlib.metadata.version("keelmark")

@@ -63,8 +63,12 @@ class Converted:
     versions: dict[str, str]
 
 
-def checked(model: onnx.ModelProto) -> onnx.ModelProto:
+def checked(model: onnx.ModelProto, *, prefixed: bool = True) -> onnx.ModelProto:
     """The model at our opset and IR version, the names of its tensors out of our way (`inner`).
+
+    Args:
+        model: changed in place where it can be.
+        prefixed: False keeps the names, for a model that is not fused with anything.
 
     Raises:
         ConversionFailed: it uses something that a bundle must not, or cannot be brought to the
@@ -81,7 +85,8 @@ def checked(model: onnx.ModelProto) -> onnx.ModelProto:
                 f"{error}. "
                 f"Export it with opset {OPSET}."
             ) from error
-    model = compose.add_prefix(model, PREFIX)
+    if prefixed:
+        model = compose.add_prefix(model, PREFIX)
     model.ir_version = IR_VERSION
     del model.graph.value_info[:]  # shapes that a converter guessed, which onnxruntime warns about
     return model
