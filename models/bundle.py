@@ -181,8 +181,7 @@ def _features(contents: Contents, where: str) -> tuple[Fitted | None, TensorInpu
         raise FeaturesMismatch(
             f"{where}: the model is bound to features {bound.identity} "
             f"({bound.features_digest[:12]}…), {FEATURES} has {fitted.identity}. Training and "
-            "serving "
-            "would differ: pack the model again with the features it was trained on."
+            "serving would differ: pack the model again with the features it was trained on."
         )
     return fitted, None
 
@@ -212,14 +211,12 @@ def _check_fit(
     if sorted(fallback.default) != sorted(names):
         raise BundleCorrupt(
             f"{where}: the default of {FALLBACK} is for {sorted(fallback.default)}, the outputs "
-            "are "
-            f"{names}; {AGAIN}"
+            f"are {names}; {AGAIN}"
         )
     if golden.features_digest != manifest.features.features_digest:
         raise FeaturesMismatch(
-            f"{where}: {GOLDEN} was made with features {golden.features_digest[:12]}…, the "
-            "model is "
-            f"bound to {manifest.features.features_digest[:12]}…; {AGAIN}"
+            f"{where}: {GOLDEN} was made with features {golden.features_digest[:12]}…, the model "
+            f"is bound to {manifest.features.features_digest[:12]}…; {AGAIN}"
         )
 
 
@@ -257,10 +254,8 @@ def _session(where: str, folder: Path, manifest: Manifest, *, has_features: bool
         # onnxruntime's exceptions have no base of their own.
         raise BundleCorrupt(
             f"{where}: onnxruntime {runtime.version} cannot open {MODEL}: {error}. The bundle "
-            "needs "
-            f"onnxruntime {manifest.runtime.get('onnxruntime_oldest', '1.20')} or later; with "
-            "that, "
-            f"{AGAIN}."
+            f"needs onnxruntime {manifest.runtime.get('onnxruntime_oldest', '1.20')} or later; "
+            f"with that, {AGAIN}."
         ) from error
     expected = [spec.name for spec in manifest.outputs]
     expected += [FEATURES_OUTPUT] * has_features + [CHECKS_OUTPUT] * bool(manifest.checks)

@@ -52,10 +52,8 @@ def _check_encoders_agree(
         if len(wrong):
             row = int(wrong[0])
             raise PackingError(
-                f"field {field.name!r} of training row {int(places[row])} is {table[row]!r} "
-                "from the "
-                f"table and {encoded.rows[row, place]!r} from the record "
+                f"field {field.name!r} of training row {int(places[row])} is {table[row]!r} from "
+                f"the table and {encoded.rows[row, place]!r} from the record "
                 f"{records[row][field.name]!r}: training and serving would differ. Report this "
-                "with "
-                "the column's type."
+                "with the column's type."
             )

@@ -88,8 +88,7 @@ def read_decision(given: Sequence[Mapping[str, Any]] | str | None, primary: Outp
         if given != "classes" or primary.kind != "label" or not primary.classes:
             raise PackingError(
                 f"decision={given!r}: 'classes' is for a label with known classes, the primary "
-                "output "
-                f"is a {primary.kind}; name thresholds instead"
+                f"output is a {primary.kind}; name thresholds instead"
             )
         return "classes"
     if primary.kind not in ("probability", "value"):

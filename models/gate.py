@@ -120,10 +120,8 @@ def run_gate(folder: Path, limits: Limits = USUAL) -> GateReport:
     said = f" Its last words: {said[-SHOWN_COMPLAINT:]}" if said else ""
     raise GateFailed(
         f"bundle {folder}: its first load, in a process of its own, gave no verdict: {why}. "
-        "Nothing was "
-        f"loaded here and what serves goes on.{said} Check the model file, or allow it more if "
-        "it is "
-        "known to be that large."
+        f"Nothing was loaded here and what serves goes on.{said} Check the model file, or allow "
+        "it more if it is known to be that large."
     )
 
 

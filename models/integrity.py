@@ -78,8 +78,7 @@ def _regular_files(folder: Path) -> set[str]:
         if not stat.S_ISREG(mode):
             raise BundleCorrupt(
                 f"bundle {folder}: {entry.name} is {_kind(mode)}; a bundle is a flat folder of "
-                "regular "
-                "files. Remove it, or copy the bundle with its files instead of links."
+                "regular files. Remove it, or copy the bundle with its files instead of links."
             )
     return {entry.name for entry in entries}
 

@@ -332,8 +332,7 @@ def repair_values(
             if flag := int(encoded.flags[0, place]):
                 raise ValueError(
                     f"field {declared.name!r}, {trouble}: {policy.value!r}, which is to repair "
-                    "it, "
-                    f"is itself {FLAG_NAMES[flag]}; use a value that the field accepts"
+                    f"it, is itself {FLAG_NAMES[flag]}; use a value that the field accepts"
                 )
             values[place, FLAG_NAMES.index(trouble)] = float(encoded.rows[0, place])
     return values

@@ -20,9 +20,8 @@ from models.outputs import ModelOutputs, differing_rows
 
 REBUILD: Final = (
     "The encoder, the runtime or the processor differs from where it was packed. Keep the "
-    "version that "
-    "serves; pack this one again with this onnxruntime, or serve it with the one it was packed "
-    "with."
+    "version that serves; pack this one again with this onnxruntime, or serve it with the one it "
+    "was packed with."
 )
 
 
@@ -218,7 +217,6 @@ def replay_tensors(bundle: Bundle) -> Replay:
             if wanted.shape != column.shape or differing_rows(spec, wanted, column).any():
                 raise GoldenMismatch(
                     f"golden tensors {row.name!r}: output {spec.name!r} is {column.tolist()}, "
-                    "expected "
-                    f"{row.outputs[spec.name]}. {REBUILD}"
+                    f"expected {row.outputs[spec.name]}. {REBUILD}"
                 )
     return Replay(len(bundle.golden.tensors), 0, batch_exact=False)

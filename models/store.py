@@ -112,9 +112,8 @@ class Store:
         bundle = Bundle.open(folder, batch_exact=batch_exact)
         if (bundle.name, bundle.version) != (name, version):
             raise BundleCorrupt(
-                f"bundle {folder} says that it is {bundle.name}/{bundle.version}; a bundle "
-                "keeps its name "
-                f"and version. Move the folder back, or pack it as {name}/{version}."
+                f"bundle {folder} says that it is {bundle.name}/{bundle.version}; a bundle keeps "
+                f"its name and version. Move the folder back, or pack it as {name}/{version}."
             )
         return bundle
 

@@ -25,8 +25,8 @@ def convert(model: Any, width: int) -> Converted:
     if module is None:
         raise ConversionFailed(
             f"a model of type {type(model).__module__}.{type(model).__qualname__} cannot be "
-            "packed; "
-            "pass a LightGBM model, a scikit-learn estimator, or OnnxModel(bytes, native=...)"
+            "packed; pass a LightGBM model, a scikit-learn estimator, or OnnxModel(bytes, "
+            "native=...)"
         )
     return importlib.import_module(module).convert(model, width)
 

@@ -82,8 +82,7 @@ def checked(model: onnx.ModelProto, *, prefixed: bool = True) -> onnx.ModelProto
         except (RuntimeError, ValueError) as error:
             raise ConversionFailed(
                 f"the model uses opset {versions['']} and cannot be brought to opset {OPSET}: "
-                f"{error}. "
-                f"Export it with opset {OPSET}."
+                f"{error}. Export it with opset {OPSET}."
             ) from error
     if prefixed:
         model = compose.add_prefix(model, PREFIX)
@@ -103,17 +102,15 @@ def _refuse_foreign_parts(model: onnx.ModelProto) -> None:
     if foreign := sorted(domains - set(DOMAINS)):
         raise ConversionFailed(
             f"the model uses operators of {foreign}; only the standard operators and ai.onnx.ml "
-            "run "
-            "everywhere. Export it without them."
+            "run everywhere. Export it without them."
         )
     if model.functions:
         raise ConversionFailed("the model has functions; inline them (onnx.inliner) and try again")
     for node in nodes_of(model.graph):
         if why := REFUSED.get(node.op_type):
             raise ConversionFailed(
-                f"the model uses {node.op_type} ({why}); a bundle must answer in bounded time "
-                "and the "
-                "same each time. Export the model for inference, without it."
+                f"the model uses {node.op_type} ({why}); a bundle must answer in bounded time and "
+                "the same each time. Export the model for inference, without it."
             )
     for tensor in _tensors_of(model.graph):
         if tensor.data_location == TensorProto.EXTERNAL:

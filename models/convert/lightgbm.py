@@ -48,8 +48,7 @@ def convert(model: Any, width: int) -> Converted:
     if booster.num_feature() != width:
         raise ConversionFailed(
             f"the model was trained on {booster.num_feature()} columns, the features give "
-            f"{width}; "
-            "train it on what `fitted.transform(table)` returns"
+            f"{width}; train it on what `fitted.transform(table)` returns"
         )
     text: str = booster.model_to_string()
     objective = _header(text, "objective").split(" ")[0]
@@ -147,9 +146,9 @@ def _to_onnx(booster: Any, width: int, objective: str) -> Any:
         )
     except (NotImplementedError, RuntimeError, ValueError) as error:
         raise ConversionFailed(
-            f"onnxmltools cannot convert a LightGBM model with objective {objective!r}: "
-            f"{error}. Train "
-            "with binary, multiclass, a regression objective, poisson, gamma, tweedie or quantile."
+            f"onnxmltools cannot convert a LightGBM model with objective {objective!r}: {error}. "
+            "Train with binary, multiclass, a regression objective, poisson, gamma, tweedie or "
+            "quantile."
         ) from error
     return checked(proto)
 

@@ -107,8 +107,7 @@ def _check_input(proto: onnx.ModelProto, width: int) -> None:
     if len(inputs) != 1:
         raise ConversionFailed(
             f"the model has inputs {found}; expected {expected}. A model over raw tensors is "
-            "packed "
-            "with `pack_tensors`."
+            "packed with `pack_tensors`."
         )
     tensor = inputs[0].type.tensor_type
     sizes = [dim.dim_value for dim in tensor.shape.dim]

@@ -43,8 +43,7 @@ def convert(model: Any, width: int) -> Converted:
     if seen != width:
         raise ConversionFailed(
             f"the {type(model).__name__} was trained on {seen} columns, the features give "
-            f"{width}; "
-            "train it on what `fitted.transform(table)` returns"
+            f"{width}; train it on what `fitted.transform(table)` returns"
         )
     common: dict[str, Any] = {
         "framework": "sklearn",
@@ -136,7 +135,6 @@ def _to_onnx(model: Any, width: int, options: dict[str, Any]) -> Any:
         # Whatever a converter of one of a hundred estimators raises: the reader needs its words.
         raise ConversionFailed(
             f"skl2onnx cannot convert {type(model).__name__}: {error}. Choose an estimator that "
-            "it "
-            "supports, or pass OnnxModel(bytes, native=...) with your own conversion."
+            "it supports, or pass OnnxModel(bytes, native=...) with your own conversion."
         ) from error
     return checked(proto)
