@@ -28,11 +28,11 @@ from features import runtime
 from models import errors, gate_child
 from models.bundle import Bundle
 from models.errors import BundleError, GateFailed
-from models.manifest import MODEL, Strict
+from models.manifest import Strict
 from models.replay import replay, replay_tensors
 
 BASE_BYTES: Final = 256 << 20
-BYTES_PER_MODEL_BYTE: Final = 25
+BYTES_PER_BYTE: Final = 25
 """A 31 MB tree ensemble needs 600 MB of address space to open, 762 at its peak (measured)."""
 LARGEST_VERDICT: Final = 1 << 20
 LARGEST_COMPLAINT: Final = 1 << 20
@@ -46,7 +46,7 @@ ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the child may use; `address_space_bytes` None is 256 MB and 25 times the model."""
+    """What the child may use; `address_space_bytes` None is 256 MB and 25 times the bundle."""
 
     address_space_bytes: int | None = None
     cpu_seconds: int = 60
@@ -56,10 +56,9 @@ class Limits:
         """With the address space for this bundle."""
         if self.address_space_bytes is not None:
             return self
-        model = folder / MODEL
-        size = model.stat().st_size if model.is_file() else 0
+        size = sum(path.lstat().st_size for path in folder.glob("*"))
         return Limits(
-            address_space_bytes=BASE_BYTES + BYTES_PER_MODEL_BYTE * size,
+            address_space_bytes=BASE_BYTES + BYTES_PER_BYTE * size,
             cpu_seconds=self.cpu_seconds,
             wall_seconds=self.wall_seconds,
         )
@@ -72,8 +71,7 @@ class GateReport(Strict, frozen=True, kw_only=True):
     """What the gate found on this machine.
 
     `run_seconds` is the time of one run by its number of rows. `max_batch` is where the cost per
-    row stops
-    falling: 1 where it never falls by a tenth.
+    row stops falling: 1 where it never falls by a tenth.
     """
 
     rows: int

@@ -50,8 +50,8 @@ class Plan:
 
     Attributes:
         rows: float64 (n, F) for the model, with the values of `repair` policies put in. It has
-        every
-            row, also those that others answer: the graph is total, and rows keep their places.
+            every row, also those that others answer: the graph is total, and rows keep their
+            places.
         rung: outcome code per row; None means that every row goes to the model.
         repaired: row to field to trouble.
         reasons: row to `field:trouble`, of rows that the model does not answer.

@@ -236,8 +236,7 @@ class Fallback(Strict, frozen=True, kw_only=True):
     """`fallback.json`: who answers when something is wrong (not what a bad value becomes).
 
     `policies` names every field and each trouble it can have. `default` is the last rule, which
-    cannot
-    fail: one value per output; `class_probabilities` may be null.
+    cannot fail: one value per output; `class_probabilities` may be null.
     """
 
     format: Literal[1]

@@ -115,26 +115,23 @@ def pack(
         version: a text; versions have no order and never change.
         features: what the model was trained on.
         model: LightGBM Booster or wrapper, scikit-learn classifier or regressor, or `OnnxModel`;
-        trained on
-            what `features.transform` returned.
+            trained on what `features.transform` returned.
         training: the training table (pandas, polars, Arrow, dict of arrays).
         target: its target, a column name or values; None leaves out metrics.
         holdout: a table that the model was not trained on, or (table, target values). Without one,
-        the
-            last tenth of the training rows by `time`, else a seeded tenth.
+            the last tenth of the training rows by `time`, else a seeded tenth.
         time: the column that says when a row was: needed for verdicts on drift.
         policies: per field, or per field and trouble: accept, repair, `repair(value)`, rules,
-        reject.
+            reject.
         max_repaired: more repaired fields than this send a row to the rules; None is no limit.
         default: the answer of last resort: a value of the primary output, or a mapping by output.
-        What is
-            not named is what is usual in training.
+            What is not named is what is usual in training.
         decision: `[{"below": 0.4, "is": "on_time"}, {"is": "late"}]`, or "classes".
         label: what feedback will send; usually follows from the output.
         valid_range: of the primary output; answers outside go to the rules.
         unit: of the primary output.
         description, owner, contact, notes: for the people who take over; notes are Markdown in the
-        card.
+            card.
         objectives: `{"latency_ms": 25, "availability": 0.999, "degraded": 0.01}`.
         slices: fields by which quality will be looked at.
         route_key: field whose value keeps a caller on one side of a canary.

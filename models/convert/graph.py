@@ -72,7 +72,7 @@ def checked(model: onnx.ModelProto, *, prefixed: bool = True) -> onnx.ModelProto
 
     Raises:
         ConversionFailed: it uses something that a bundle must not, or cannot be brought to the
-        opset.
+            opset.
     """
     _refuse_foreign_parts(model)
     versions = {entry.domain: entry.version for entry in model.opset_import}

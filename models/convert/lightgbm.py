@@ -40,7 +40,7 @@ def convert(model: Any, width: int) -> Converted:
 
     Raises:
         ConversionFailed: another number of features, or an objective that the converter cannot
-        express.
+            express.
     """
     import lightgbm
 

@@ -39,10 +39,9 @@ class OnnxModel:
             output or as a mapping by output name. Without it nothing can be verified, and the
             manifest says so.
         outputs: what each output means, in the order they are wanted: a kind, or a whole
-        `OutputSpec`;
-            outputs left out are dropped. A `probability` may be a [n, 2] tensor: its second column
-            is taken. Without `outputs` all are kept: numbers as `value` or `vector`, the rest as
-            `label`.
+            `OutputSpec`; outputs left out are dropped. A `probability` may be a [n, 2] tensor: its
+            second column is taken. Without `outputs` all are kept: numbers as `value` or `vector`,
+            the rest as `label`.
         framework: what trained it, for the manifest.
     """
 
@@ -58,8 +57,7 @@ def convert(given: OnnxModel, width: int) -> Converted:
 
     Raises:
         ConversionFailed: it is not a model, not over `width` float32 features, or uses what a
-        bundle must
-            not.
+            bundle must not.
     """
     proto = checked(loaded(given.model))
     _check_input(proto, width)
