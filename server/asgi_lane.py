@@ -6,7 +6,8 @@ between the body and the core. Everything else goes to the app, which also docum
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sized
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -81,11 +82,16 @@ class Lane:
     """Answers `POST /predict/{model}`, and hands every other request to `app`.
 
     One instance serves one event loop.
+
+    Attributes:
+        under_way: the requests that its server has read and not answered, if the server tells;
+            one that is alone is then settled at once, without waiting for the loop's turn.
     """
 
     def __init__(self, app: App, core: Core, http: HttpCounters) -> None:
         self.app = app
         self.core = core
+        self.under_way: Sized | None = None
         self._http = http
         self._iteration = Iteration(core)
         self._max_body_bytes = core.settings.max_body_bytes
@@ -106,7 +112,7 @@ class Lane:
         try:
             check(scope["method"], asking)
             body = await self._read_body(asking, receive)
-            answer = await self._answered(scope, asking, body, began_ns)
+            answer = await self._answer(scope, asking, body, began_ns)
         except RequestError as error:
             answer = self.core.refuse(error, asking.request_id)
             extra = headers_for(error, asking)
@@ -119,29 +125,27 @@ class Lane:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    def _answered(
-        self, scope: Scope, asking: Asking, body: bytes, began_ns: int
-    ) -> asyncio.Future[Answer]:
-        """The answer to a whole request; it is there when this loop iteration's flush has run."""
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Answer] = loop.create_future()
-
-        def hand_over(answer: Answer) -> None:
-            if not answered.done():  # cancelled: nobody waits for it any more
-                answered.set_result(answer)
-
+    async def _answer(self, scope: Scope, asking: Asking, body: bytes, began_ns: int) -> Answer:
+        """The answer to a whole request: now if it is alone, else with this iteration's flush."""
+        query = scope["query_string"]
         request = Request(
             scope["path"][len(PREDICT) :],
             body,
             began_ns,
-            hand_over,
-            version_in(scope["query_string"]) if scope["query_string"] else None,
+            version_in(query) if query else None,
             asking.request_id,
             asking.traceparent,
             asking.is_strict,
         )
-        self._iteration.add(self.core.arrive(request), loop)
-        return answered
+        if self.under_way is not None and len(self.under_way) == 1:
+            # Whatever the same poll read is under way already: there is nobody to share a run with.
+            answers: list[Answer] = []
+            self.core.settle([self.core.arrive(request, answers.append)])
+            return answers[0]
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Answer] = loop.create_future()
+        self._iteration.add(self.core.arrive(request, partial(hand_over, answered)), loop)
+        return await answered
 
     async def _read_body(self, asking: Asking, receive: Receive) -> bytes:
         """The whole body; memory never holds more of it than the limit and one read."""
@@ -149,10 +153,10 @@ class Lane:
             raise self._too_large()
         task = asyncio.current_task()
         assert task is not None, "ASGI servers run an application in a task"
-        self._slow_bodies.begin(task, asyncio.get_running_loop())
+        self._slow_bodies.begin(task)
         try:
             message = await receive()
-            if not message.get("more_body", False) and message["type"] == "http.request":
+            if message["type"] == "http.request" and not message.get("more_body", False):
                 return self._checked(message.get("body", b""))
             return await self._read_rest(message, receive)
         except asyncio.CancelledError:
@@ -198,6 +202,12 @@ class Lane:
             await send(message)
 
         await self.app(scope, receive, counting)
+
+
+def hand_over(answered: asyncio.Future[Answer], answer: Answer) -> None:
+    """Wakes the request's task, unless it was cancelled and nobody waits for the answer."""
+    if not answered.done():
+        answered.set_result(answer)
 
 
 class SlowBody(RequestError):

@@ -17,14 +17,12 @@ from server.routes import Route
 class Request:
     """What a lane knows once a body is whole.
 
-    `began_ns` is `perf_counter_ns` at the complete headers; `hand_over` takes the answer, on the
-    loop.
+    `began_ns` is `perf_counter_ns` at the complete headers.
     """
 
     model: str
     body: bytes
     began_ns: int
-    hand_over: Callable[[Answer], None]
     version: str | None = None
     request_id: bytes | None = None
     traceparent: bytes | None = None
@@ -36,6 +34,7 @@ class Asked:
     """A request that has picked its route and been encoded, with the clock of the way so far.
 
     Attributes:
+        hand_over: takes the answer, on the loop.
         records: an object a row.
         strays: by row, the items of a list that were no objects; `{}` stands in their place.
         arrived: epoch seconds.
@@ -43,6 +42,7 @@ class Asked:
     """
 
     request: Request
+    hand_over: Callable[[Answer], None]
     route: Route
     records: list[dict[str, Any]]
     is_single: bool

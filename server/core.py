@@ -7,7 +7,7 @@ of it happens on the event loop's thread: the counters' ring has one writer.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -46,8 +46,12 @@ class Core:
         self.is_draining = False
         self._log = logger("core")
 
-    def arrive(self, request: Request) -> Asked:
+    def arrive(self, request: Request, hand_over: Callable[[Answer], None]) -> Asked:
         """Picks the route (once), decodes and encodes.
+
+        Args:
+            request: as the lane has read it.
+            hand_over: takes the answer when the request has been settled, once, on the loop.
 
         Raises:
             RequestError: the request as a whole cannot be answered.
@@ -63,6 +67,7 @@ class Core:
         done = perf_counter_ns()
         return Asked(
             request,
+            hand_over,
             route,
             records,
             is_single,
@@ -134,7 +139,7 @@ class Core:
             answer = self._written(asked, answers, first, errors)
             commit(asked, results)
             asked.is_answered = True
-            asked.request.hand_over(answer)
+            asked.hand_over(answer)
             first += len(asked.records)
 
     def _written(self, asked: Asked, answers: Answers, first: int, errors: RowErrors) -> Answer:
@@ -167,7 +172,7 @@ class Core:
         try:
             commit_failed(asked)
         finally:
-            request.hand_over(error_answer("internal", INTERNAL, request_id))
+            asked.hand_over(error_answer("internal", INTERNAL, request_id))
 
 
 def by_route(asked: list[Asked]) -> Iterable[tuple[Route, list[Asked]]]:

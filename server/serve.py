@@ -84,7 +84,9 @@ class Serving:
             listen(settings.ops_host, settings.ops_port, "ops-port"),
         ]
         self.data_url, self.ops_url = map(url_of, self._sockets)
-        self._data = self._server(create_app(settings, self.runtime), self.runtime.http)
+        lane = create_app(settings, self.runtime)
+        self._data = self._server(lane, self.runtime.http)
+        lane.under_way = self._data.server_state.tasks
         self._ops = self._server(create_ops_app(self.runtime), None)
         self._tasks: list[asyncio.Task[None]] = []
 
