@@ -70,6 +70,12 @@ def _shared() -> list[Any]:
 
 def _rendering(*, as_json: bool, colors: bool) -> list[Any]:
     if as_json:
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        rendered = structlog.processors.JSONRenderer()
+        return [structlog.processors.format_exc_info, _head_first, rendered]
     plain = structlog.dev.plain_traceback
     return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+
+
+def _head_first(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Puts what every line has before what only this one has."""
+    return {name: event[name] for name in ("timestamp", "level", "event") if name in event} | event
