@@ -31,6 +31,7 @@ from server.settings import Settings, SettingsError
 from server.state_folder import Ports, StateFolder
 
 BACKLOG: Final = 2048
+LINGER_SECONDS: Final = 1.0
 GEN2_THRESHOLD: Final = 1_000
 """Collections of the young between two of the old: a full one stops the loop for milliseconds."""
 
@@ -72,6 +73,23 @@ class Server(uvicorn.Server):
             if cycle is not None and not cycle.response_complete:
                 cycle.keep_alive = False
 
+    def stop_listening(self) -> None:
+        """Takes no new connection; what has been accepted is still answered."""
+        for server in self.servers:
+            server.close()
+
+    async def until_empty(self, hurry: asyncio.Event) -> None:
+        """Waits until every connection has had its answer and closed, for a second at most.
+
+        A connection may have been accepted, and its request be on the way: closing it now would
+        lose that. Who says nothing for so long is idle.
+        """
+        deadline = time.monotonic() + LINGER_SECONDS
+        while self.server_state.connections and not hurry.is_set():
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.02)
+
 
 class Serving:
     """Both servers and what is behind them, from `start` to `stop`; made and used on one loop."""
@@ -111,8 +129,11 @@ class Serving:
         self.runtime.drain()
         self._data.close_after_answers()
         self._data.drop_keep_alive()
+        hurry = hurry or asyncio.Event()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for((hurry or asyncio.Event()).wait(), delay_seconds or 0.001)
+            await asyncio.wait_for(hurry.wait(), delay_seconds or 0.001)
+        self._data.stop_listening()
+        await self._data.until_empty(hurry)
         self.runtime.refuse_new()
         self._data.should_exit = True
         await asyncio.gather(*self._tasks[:1])

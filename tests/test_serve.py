@@ -1,0 +1,230 @@
+"""`keelmark serve` as a process: starting, refusing to start, stopping without a loss."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.state_folder import running_server
+from tests.serving import Server, serving
+from tests.tiny import GOOD, NAME, SECRET, pack_tiny
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    pack_tiny(folder)
+    return folder
+
+
+def keelmark(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "keelmark", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def log_of(server: Server) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.log.read_text().splitlines()]
+
+
+def test_it_serves_and_ends_with_0(store: Path, tmp_path: Path):
+    with serving(store, tmp_path, "--drain-delay-seconds", "0") as server:
+        assert server.predict(NAME, GOOD).body["served_by"] == "model"
+        assert server.ops("/health/ready").status == 200
+        ports = running_server(tmp_path / "state")
+        assert ports is not None
+        assert ports.data.endswith(f":{server.port}")
+        assert ports.ops.endswith(f":{server.ops_port}")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+    events = [line["event"] for line in log_of(server)]
+    assert events == ["model_loaded", "serving", "stopping", "stopped"]
+    assert all(list(line)[:3] == ["timestamp", "level", "event"] for line in log_of(server))
+    assert running_server(tmp_path / "state") is None
+
+
+def test_nothing_is_written_but_the_state_folder(store: Path, tmp_path: Path):
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(Path.cwd())}
+    before = sorted(store.rglob("*"))
+    with serving(store, tmp_path, "--drain-delay-seconds", "0", environment=environment) as server:
+        server.predict(NAME, GOOD)
+    assert list(home.iterdir()) == []
+    assert sorted(store.rglob("*")) == before
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {".gitignore", "lock"}
+    assert (tmp_path / "state" / ".gitignore").read_text() == "*\n"
+
+
+class Caller(threading.Thread):
+    """Asks one request after the other over a kept connection, as a client with manners does."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.port = port
+        self.answered = self.told_to_close = 0
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        body = json.dumps(GOOD)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        while True:
+            is_fresh = connection.sock is None
+            try:
+                if is_fresh:
+                    connection.connect()
+            except ConnectionError:
+                return  # it has stopped; nothing was sent
+            try:
+                connection.request(
+                    "POST", f"/predict/{NAME}", body, {"Content-Type": "application/json"}
+                )
+                response = connection.getresponse()
+                response.read()
+            except OSError as error:
+                # A new connection that the kernel had queued when the port closed: not one byte of
+                # an answer came, so a client asks elsewhere. A kept one must never end like this.
+                if not is_fresh:
+                    self.failures.append(repr(error))
+                return
+            if response.status != 200:
+                self.failures.append(str(response.status))
+            self.answered += 1
+            self.told_to_close += response.getheader("connection") == "close"
+
+
+def test_a_stop_under_load_fails_no_request(store: Path, tmp_path: Path):
+    with serving(store, tmp_path, "--drain-delay-seconds", "0.7") as server:
+        callers = [Caller(server.port) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        while server.get("/health/ready").status != 503:
+            assert time.monotonic() - began < 0.6
+        assert server.ops("/health/ready").body["phase"] == "draining"
+        assert server.ops("/health/live").status == 200
+        assert server.process.wait(20) == 0
+        for caller in callers:
+            caller.join(20)
+    assert [caller.failures for caller in callers] == [[]] * 8
+    assert all(caller.answered > 0 for caller in callers)
+    assert all(caller.told_to_close > 0 for caller in callers)
+
+
+def test_what_is_under_way_ends_when_it_stops(store: Path, tmp_path: Path):
+    body = json.dumps([GOOD] * 3).encode()
+    with serving(store, tmp_path, "--drain-delay-seconds", "0.5") as server:
+        with socket.create_connection(("127.0.0.1", server.port), 20) as sock:
+            head = (
+                f"POST /predict/{NAME} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n"
+            )
+            sock.sendall(head.encode() + body[:5])
+            time.sleep(0.2)
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            sock.sendall(body[5:])
+            answer = sock.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        assert server.process.wait(20) == 0
+
+
+def test_ctrl_c_does_not_wait_for_the_delay(store: Path, tmp_path: Path):
+    with serving(store, tmp_path, "--drain-delay-seconds", "60") as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 0
+
+
+def test_a_second_signal_ends_the_delay(store: Path, tmp_path: Path):
+    with serving(store, tmp_path, "--drain-delay-seconds", "60") as server:
+        server.process.send_signal(signal.SIGTERM)
+        while server.get("/health/ready").status != 503:
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+
+
+def test_a_stop_while_a_model_is_being_opened(store: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "keelmark", "serve", "--store", str(store), "--port", "0"]
+    command += ["--ops-port", "0", "--state-dir", str(tmp_path / "state")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while running_server(tmp_path / "state") is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_values_of_sensitive_fields_are_not_in_the_log(store: Path, tmp_path: Path):
+    with serving(store, tmp_path, "--log-level", "debug", "--drain-delay-seconds", "0") as server:
+        server.predict(NAME, {**GOOD, "salary": SECRET})
+        server.predict(NAME, {**GOOD, "salary": f"{SECRET}"})
+        server.predict(NAME, {**GOOD, "age": None, "salary": f"{SECRET}"})
+    assert str(SECRET) not in server.log.read_text()
+
+
+# what it refuses to start with
+
+
+def test_a_port_in_use_is_named(store: Path, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = keelmark("serve", "--store", store, "--port", port, "--state-dir", tmp_path)
+    assert ran.returncode == 2
+    assert f"127.0.0.1:{port} cannot be listened on" in ran.stderr
+    assert "--port" in ran.stderr
+
+
+def test_a_store_that_is_not_there(tmp_path: Path):
+    ran = keelmark(
+        *("serve", "--store", tmp_path / "nowhere", "--port", "0", "--ops-port", "0"),
+        *("--state-dir", tmp_path),
+    )
+    assert ran.returncode == 4
+    assert "StoreError" in ran.stderr
+
+
+def test_several_versions_and_no_wish(tmp_path: Path):
+    for version in ("1", "2"):
+        pack_tiny(tmp_path / "store", version)
+    ran = keelmark(
+        *("serve", "--store", tmp_path / "store", "--port", "0", "--ops-port", "0"),
+        *("--state-dir", tmp_path / "state"),
+    )
+    assert ran.returncode == 4
+    assert "NothingLive" in ran.stderr
+    assert "['1', '2']" in ran.stderr
+
+
+def test_a_state_folder_that_another_server_has(store: Path, tmp_path: Path):
+    with serving(store, tmp_path, "--drain-delay-seconds", "0"):
+        ran = keelmark(
+            *("serve", "--store", store, "--port", "0", "--ops-port", "0"),
+            *("--state-dir", tmp_path / "state"),
+        )
+    assert ran.returncode == 2
+    assert "in use by another server" in ran.stderr
+
+
+def test_a_state_folder_that_cannot_be_made(store: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    ran = keelmark("serve", "--store", store, "--state-dir", tmp_path / "file" / "state")
+    assert ran.returncode == 2
+    assert "cannot be written" in ran.stderr
+    assert "--state-dir" in ran.stderr
