@@ -1,8 +1,10 @@
 """What a record becomes before a model sees it: one definition for training and for serving.
 
-Declaring, fitting and reading need numpy; compiling needs onnx and tables pyarrow, imported where used.
+Declaring, reading and encoding records need numpy alone. onnxruntime is imported when a session is
+opened, onnx to compile and pyarrow for tables, each where it is used.
 """
 
+from features.declarations import boolean, category, number, timestamp
 from features.encoding import Encoded
 from features.errors import DeclarationError, FeatureError, FeaturesCorrupt, FitError, TableError
 from features.expressions import (
@@ -11,14 +13,10 @@ from features.expressions import (
     Expression,
     Number,
     Timestamp,
-    boolean,
-    category,
     elapsed,
     maximum,
     minimum,
-    number,
     safe_div,
-    timestamp,
     where,
 )
 from features.feature_set import FeatureSet, Fitted

@@ -1,7 +1,8 @@
 """Expressions: what a feature is made of, as data.
 
-An expression is a node with an operator of the closed catalogue (`features/ops`), its operands and its
-parameters. It computes nothing; it is compiled to ONNX and written to JSON. Python functions never appear.
+An expression is a node with an operator of the closed catalogue (`features/ops`), its operands and
+its parameters. It computes nothing; it is compiled to ONNX and written to JSON. Python functions
+never appear.
 
     distance = number("distance", unit="mi", low=0, high=6000)
     distance.impute("median").log1p().standardize()
@@ -15,14 +16,13 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from features.digests import canonical_json, sha256_hex
 from features.errors import DeclarationError
-from features.fields import Field, FieldKind, OutOfBounds
-from features.zones import check_zone
+from features.fields import Field, FieldKind, check_texts
 
 Params = Mapping[str, Any]
 
 
 class Expression:
-    """Base of all expressions; built by the functions and methods of this module, never directly.
+    """Base of all expressions; built by functions and methods, never directly.
 
     Attributes:
         op: name in the catalogue with its version, `log1p/1`; `field` and `constant` are leaves.
@@ -47,7 +47,10 @@ class Expression:
 
     @cached_property
     def key(self) -> str:
-        """Identity of the computation: equal for two expressions built alike, 16 hex digits."""
+        """Identity of the computation: equal for two expressions built alike, 16 hex digits.
+
+        Fields count by name, so it tells computations apart only where every name is declared once.
+        """
         return sha256_hex(canonical_json(self.to_json()))[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -56,19 +59,6 @@ class Expression:
         if self.op == "constant":
             return {"constant": self.params["value"]}
         return {"op": self.op, "of": [arg.to_json() for arg in self.args], **self.params}
-
-    def fields(self) -> list[Field]:
-        """Fields read, in order of first use."""
-        found: dict[str, Field] = {}
-        for node in walk(self):
-            if node.field is not None:
-                known = found.setdefault(node.field.name, node.field)
-                if known != node.field:
-                    raise DeclarationError(
-                        f"field {known.name!r} is declared twice, differently:\n  {known}\n  {node.field}\n"
-                        "declare it once and use that name in all features"
-                    )
-        return list(found.values())
 
     def is_null(self) -> "Boolean":
         """True where the value is null (missing, invalid, or out of bounds under `null`)."""
@@ -111,6 +101,8 @@ class _Arithmetic(Expression):
         return _number("multiply/1", other, self)
 
     def __truediv__(self, other: Any) -> "Number":
+        if isinstance(other, (int, float)) and other == 0:
+            raise DeclarationError(f"{self!r} / 0 is null for every value")
         return _number("divide/1", self, other)
 
     def __rtruediv__(self, other: Any) -> "Number":
@@ -120,17 +112,14 @@ class _Arithmetic(Expression):
         return _number("subtract/1", 0.0, self)
 
     def impute(self, value: float | Literal["median", "mean", "mode"] = "median") -> "Number":
-        """Null becomes a constant, or a statistic of the training rows. Source: SimpleImputer's strategies."""
-        if isinstance(value, str):
-            if value not in ("median", "mean", "mode"):
-                raise DeclarationError(
-                    f"impute({value!r}): use 'median', 'mean', 'mode' or a number"
-                )
-            return Number("impute/1", [self], {"with": value})
-        return Number("impute/1", [self], {"with": _finite(value, "impute")})
+        """Null becomes a constant, or a statistic of the training rows.
 
-    def __hash__(self) -> int:
-        return id(self)
+        The mode of several equally frequent values is the smallest of them.
+        """
+        if isinstance(value, str) and value not in ("median", "mean", "mode"):
+            raise DeclarationError(f"impute({value!r}): use 'median', 'mean', 'mode' or a number")
+        chosen = value if isinstance(value, str) else _finite(value, "impute()")
+        return Number("impute/1", [self], {"with": chosen})
 
 
 class Number(_Arithmetic):
@@ -145,31 +134,32 @@ class Number(_Arithmetic):
         *,
         quantiles: tuple[float, float] | None = None,
     ) -> "Number":
-        """Values below `low` or above `high` become the bound; `quantiles=(0.005, 0.995)` learns both."""
+        """Values below `low` or above `high` become the bound.
+
+        `quantiles=(0.005, 0.995)` learns both from the training rows.
+        """
         if quantiles is not None:
-            _check_quantiles(quantiles)
             if low is not None or high is not None:
                 raise DeclarationError("clip(): give bounds or quantiles, not both")
-            return Number("clip/1", [self], {"quantiles": [float(q) for q in quantiles]})
+            return Number("clip/1", [self], {"quantiles": _quantiles(quantiles)})
         if low is None and high is None:
             raise DeclarationError("clip(): give low, high or quantiles")
         if low is not None and high is not None and low > high:
             raise DeclarationError(f"clip(): low={low} is above high={high}")
-        bounds = {"low": low, "high": high}
-        return Number(
-            "clip/1", [self], {k: _finite(v, "clip") for k, v in bounds.items() if v is not None}
-        )
+        given = {name: bound for name, bound in (("low", low), ("high", high)) if bound is not None}
+        bounds = {name: _finite(bound, "clip()") for name, bound in given.items()}
+        return Number("clip/1", [self], bounds)
 
     def log1p(self) -> "Number":
         """log(1 + x), accurate near 0; null for x <= -1."""
         return Number("log1p/1", [self])
 
     def log(self) -> "Number":
-        """Natural logarithm; null for x <= 0."""
+        """Natural logarithm; null for x <= 0, and below the smallest normal float64, 2.2e-308."""
         return Number("log/1", [self])
 
     def exp(self) -> "Number":
-        """E to the x; null where it would overflow (x > 709)."""
+        """E to the x; null above 709, where it would overflow."""
         return Number("exp/1", [self])
 
     def sqrt(self) -> "Number":
@@ -177,19 +167,25 @@ class Number(_Arithmetic):
         return Number("sqrt/1", [self])
 
     def abs(self) -> "Number":
+        """The magnitude."""
         return Number("abs/1", [self])
 
     def power(self, exponent: float) -> "Number":
         """X to a constant exponent; null where it is undefined or overflows."""
-        return Number("power/1", [self], {"exponent": _finite(exponent, "power")})
+        chosen = _finite(exponent, "power()")
+        if chosen == 0:
+            raise DeclarationError(
+                "power(0): it would be 1 for every value, null too; leave it out"
+            )
+        return Number("power/1", [self], {"exponent": chosen})
 
     def round(self) -> "Number":
         """To the nearest integer, halves to even."""
-        return Number("round/1", [self])
+        return Number("round/1", [settled(self)])
 
     def floor(self) -> "Number":
         """The largest integer not above x."""
-        return Number("floor/1", [self])
+        return Number("floor/1", [settled(self)])
 
     def standardize(self) -> "Number":
         """(x - mean) / standard deviation (population) of the training rows; nulls do not count."""
@@ -206,60 +202,60 @@ class Number(_Arithmetic):
     def bucketize(
         self, edges: Sequence[float] | None = None, *, bins: int | None = None
     ) -> "Number":
-        """Index of the bucket: how many edges are below x. `bins=10` learns the deciles as edges."""
+        """Index of the bucket: how many edges are below x; `bins=10` learns deciles as edges."""
         if (edges is None) == (bins is None):
             raise DeclarationError("bucketize(): give either edges or bins")
         if bins is not None:
             if not 2 <= bins <= 1000:
                 raise DeclarationError(f"bucketize(bins={bins}): use 2 to 1000")
-            return Number("bucketize/1", [self], {"bins": bins})
-        values = [_finite(edge, "bucketize") for edge in edges or ()]
+            return Number("bucketize/1", [settled(self)], {"bins": bins})
+        values = [_finite(edge, "bucketize()") for edge in edges or ()]
         if not values or sorted(set(values)) != values:
             raise DeclarationError(
                 f"bucketize(): edges must be ascending and distinct, got {values}"
             )
-        return Number("bucketize/1", [self], {"edges": values})
+        return Number("bucketize/1", [settled(self)], {"edges": values})
 
     def one_hot(self, values: Sequence[float]) -> "Columns":
         """One column per listed value, 1 where x equals it, else 0 (null: 0 in all)."""
-        listed = [_finite(value, "one_hot") for value in values]
+        listed = [_finite(value, "one_hot()") for value in values]
         if not listed or len(set(listed)) != len(listed):
             raise DeclarationError(
                 f"one_hot(): values must be distinct and at least one, got {listed}"
             )
-        return Columns("one_hot_values/1", [self], {"values": listed})
+        return Columns("one_hot_values/1", [settled(self)], {"values": listed})
 
     def cyclic(self, period: float | None = None) -> "Columns":
-        """Sin and cos of 2 pi x / period, on a grid of 2^-24. The calendar knows its own periods."""
-        default = _PERIODS.get(self.op)
+        """Sin and cos of 2 pi x / period, on a grid of 2^-24; the calendar knows its periods."""
+        default = PERIODS.get(self.op)
         if period is None and default is None:
             raise DeclarationError("cyclic(): give the period of this number, such as cyclic(24)")
-        chosen = _finite(default if period is None else period, "cyclic")
+        chosen = _finite(default if period is None else period, "cyclic()")
         if chosen <= 0:
             raise DeclarationError(f"cyclic(period={chosen}): it must be above 0")
         return Columns("cyclic/1", [self], {"period": chosen})
 
-    def passthrough(self) -> "Number":
-        """The value itself; useful as `number("x").passthrough()` for readers."""
+    def passthrough(self) -> Self:
+        """The value itself: `number("x").passthrough()` tells readers that nothing is missing."""
         return self
 
     def __lt__(self, other: Any) -> "Boolean":
-        return _boolean("less/1", self, other)
+        return _comparison("less/1", self, other)
 
     def __le__(self, other: Any) -> "Boolean":
-        return _boolean("less_equal/1", self, other)
+        return _comparison("less_equal/1", self, other)
 
     def __gt__(self, other: Any) -> "Boolean":
-        return _boolean("less/1", other, self)
+        return _comparison("less/1", other, self)
 
     def __ge__(self, other: Any) -> "Boolean":
-        return _boolean("less_equal/1", other, self)
+        return _comparison("less_equal/1", other, self)
 
     def __eq__(self, other: object) -> "Boolean":  # type: ignore[override]
-        return _boolean("equal/1", self, other)
+        return _comparison("equal/1", self, other)
 
     def __ne__(self, other: object) -> "Boolean":  # type: ignore[override]
-        return ~_boolean("equal/1", self, other)
+        return ~_comparison("equal/1", self, other)
 
     def __hash__(self) -> int:
         return id(self)
@@ -271,10 +267,10 @@ class Boolean(_Arithmetic):
     kind = "boolean"
 
     def __and__(self, other: "Boolean") -> "Boolean":
-        return _boolean("and/1", self, other)
+        return _logic("and/1", self, other)
 
     def __or__(self, other: "Boolean") -> "Boolean":
-        return _boolean("or/1", self, other)
+        return _logic("or/1", self, other)
 
     def __invert__(self) -> "Boolean":
         return Boolean("not/1", [self])
@@ -285,7 +281,7 @@ class Boolean(_Arithmetic):
 
 
 class Category(Expression):
-    """A text from a vocabulary. In the row it is a code: 0..V-1, V for unknown, V + 1 for missing."""
+    """A text from a vocabulary. In the row it is a code: 0..V-1, V unknown, V + 1 missing."""
 
     kind = "category"
 
@@ -294,12 +290,14 @@ class Category(Expression):
 
         An unknown or missing value is 0 in every column that is not its own.
         """
-        return Columns(
-            "one_hot/1", [self], {"unknown": unknown or None, "missing": missing or None}
-        )
+        extra = {"unknown": unknown or None, "missing": missing or None}
+        return Columns("one_hot/1", [self], extra)
 
     def ordinal(self) -> Number:
-        """Position in the vocabulary, 0..V-1 (most frequent first when learned); unknown -1, missing null."""
+        """Position in the vocabulary, 0..V-1, most frequent first when learned.
+
+        Unknown is -1, missing is null.
+        """
         return Number("ordinal/1", [self])
 
     def frequency(self) -> Number:
@@ -309,24 +307,28 @@ class Category(Expression):
     def target_mean(self, smoothing: float = 20.0) -> Number:
         """Mean of the target for this value, shrunk towards the mean of all rows.
 
-        (sum + smoothing * prior) / (count + smoothing); unknown is the prior, missing has its own mean.
-        `fit_transform` cross-fits it: a training row never sees its own target. Source: Micci-Barreca,
-        "A preprocessing scheme for high-cardinality categorical attributes", SIGKDD Explorations (2001).
+        (sum + smoothing * prior) / (count + smoothing); unknown is the prior, missing has its own
+        mean. `fit_transform` cross-fits it: a training row never sees its own target. Source:
+        Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes", SIGKDD
+        Explorations (2001).
         """
-        if smoothing < 0:
-            raise DeclarationError(f"target_mean(smoothing={smoothing}): it must not be negative")
-        return Number("target_mean/1", [self], {"smoothing": float(smoothing)})
+        chosen = _finite(smoothing, "target_mean()")
+        if chosen < 0:
+            raise DeclarationError(f"target_mean(smoothing={chosen}): it must not be negative")
+        return Number("target_mean/1", [self], {"smoothing": chosen})
 
     def lookup(self, table: Mapping[str, float], *, default: float | None = None) -> Number:
-        """A constant number for each text; others, unknown and missing give `default` (None: null)."""
+        """A constant number for each text; others, unknown and missing give `default`, else null.
+
+        A text outside the vocabulary is unknown even if the table has it.
+        """
         if not table:
             raise DeclarationError("lookup(): the table is empty")
-        values = {str(k): _finite(v, "lookup") for k, v in sorted(table.items())}
-        return Number(
-            "lookup/1",
-            [self],
-            {"table": values, "default": None if default is None else _finite(default, "lookup")},
-        )
+        numbers = {str(text): _finite(value, "lookup()") for text, value in table.items()}
+        assert self.field is not None
+        check_texts(self.field, list(numbers), "lookup()")
+        other = None if default is None else _finite(default, "lookup()")
+        return Number("lookup/1", [self], {"table": numbers, "default": other})
 
 
 class Timestamp(Expression):
@@ -359,16 +361,16 @@ class Timestamp(Expression):
         return Number("year/1", [self])
 
     def __lt__(self, other: "Timestamp") -> Boolean:
-        return _boolean("less/1", self, other)
+        return _comparison("less/1", self, other)
 
     def __le__(self, other: "Timestamp") -> Boolean:
-        return _boolean("less_equal/1", self, other)
+        return _comparison("less_equal/1", self, other)
 
     def __gt__(self, other: "Timestamp") -> Boolean:
-        return _boolean("less/1", other, self)
+        return _comparison("less/1", other, self)
 
     def __ge__(self, other: "Timestamp") -> Boolean:
-        return _boolean("less_equal/1", other, self)
+        return _comparison("less_equal/1", other, self)
 
 
 class Columns(Expression):
@@ -376,14 +378,19 @@ class Columns(Expression):
 
     kind = "number"
 
+    def is_null(self) -> Boolean:
+        return Boolean("is_null/1", [_operand(self)])
 
-_PERIODS: Final = {
+
+PERIODS: Final = {
     "minute/1": 60.0,
     "hour/1": 24.0,
     "weekday/1": 7.0,
     "day/1": 31.0,
     "month/1": 12.0,
 }
+"""Of the parts of the calendar; none is above its period."""
+
 LEAVES: Final[dict[str, type[Expression]]] = {
     "number": Number,
     "boolean": Boolean,
@@ -392,115 +399,10 @@ LEAVES: Final[dict[str, type[Expression]]] = {
 }
 
 
-def number(
-    name: str,
-    *,
-    unit: str | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    out_of_bounds: OutOfBounds = "null",
-    nullable: bool = True,
-    from_float32: bool = False,
-    description: str = "",
-    sensitive: Literal["drop", "hash", "encrypt"] | None = None,
-    example: float | None = None,
-) -> Number:
-    """A numeric field. JSON: integer or float; tables: integers, float64."""
-    bounds = {k: None if v is None else float(v) for k, v in (("low", low), ("high", high))}
-    field = Field(
-        name=name,
-        kind="number",
-        unit=unit,
-        out_of_bounds=out_of_bounds,
-        nullable=nullable,
-        from_float32=from_float32,
-        description=description,
-        sensitive=sensitive,
-        example=example,
-        **bounds,
-    )
-    return Number("field", field=field)
-
-
-def boolean(
-    name: str,
-    *,
-    nullable: bool = True,
-    description: str = "",
-    sensitive: Literal["drop", "hash", "encrypt"] | None = None,
-    example: bool | None = None,
-) -> Boolean:
-    """A field of true and false."""
-    field = Field(
-        name=name,
-        kind="boolean",
-        nullable=nullable,
-        description=description,
-        sensitive=sensitive,
-        example=example,
-    )
-    return Boolean("field", field=field)
-
-
-def category(
-    name: str,
-    *,
-    of: Literal["string", "integer"] = "string",
-    normalize: Sequence[str] = (),
-    vocabulary: Sequence[str | int] | None = None,
-    max_vocabulary: int = 1000,
-    nullable: bool = True,
-    description: str = "",
-    sensitive: Literal["drop", "hash", "encrypt"] | None = None,
-    example: str | int | None = None,
-) -> Category:
-    """A field with texts (or integers, `of="integer"`) from a vocabulary, declared or learned."""
-    field = Field(
-        name=name,
-        kind="category",
-        of=of,
-        normalize=tuple(normalize),
-        vocabulary=None if vocabulary is None else tuple(str(value) for value in vocabulary),
-        max_vocabulary=max_vocabulary,
-        nullable=nullable,
-        description=description,
-        sensitive=sensitive,
-        example=example,
-    )
-    return Category("field", field=field)
-
-
-def timestamp(
-    name: str,
-    *,
-    tz: str | None = None,
-    unit: Literal["s", "ms", "us"] | None = None,
-    nullable: bool = True,
-    description: str = "",
-    sensitive: Literal["drop", "hash", "encrypt"] | None = None,
-    example: str | float | None = None,
-) -> Timestamp:
-    """An instant: ISO 8601 text, or with `unit` a number since 1970. `tz` is for text without offset
-    and for the calendar.
-    """
-    if tz is not None:
-        check_zone(tz)
-    field = Field(
-        name=name,
-        kind="timestamp",
-        tz=tz,
-        epoch=unit,
-        nullable=nullable,
-        description=description,
-        sensitive=sensitive,
-        example=example,
-    )
-    return Timestamp("field", field=field)
-
-
 def where(condition: Boolean, then: Any, otherwise: Any) -> Number:
     """`then` where the condition is true, `otherwise` where it is false, null where it is null."""
-    return Number("where/1", [_operand(condition), _operand(then), _operand(otherwise)])
+    _truth_value(condition, "where()")
+    return Number("where/1", [condition, _operand(then), _operand(otherwise)])
 
 
 def minimum(a: Any, b: Any) -> Number:
@@ -515,15 +417,17 @@ def maximum(a: Any, b: Any) -> Number:
 
 def safe_div(a: Any, b: Any, *, default: float) -> Number:
     """A / b, and `default` where b is 0; null if either is null."""
-    return Number(
-        "safe_div/1", [_operand(a), _operand(b)], {"default": _finite(default, "safe_div")}
-    )
+    divided = _number("safe_div/1", a, b)
+    return Number("safe_div/1", divided.args, {"default": _finite(default, "safe_div()")})
 
 
 def elapsed(
     start: Timestamp, end: Timestamp, *, unit: Literal["s", "min", "h", "d"] = "s"
 ) -> Number:
     """End - start in seconds, minutes, hours or days; negative when end is before start."""
+    for side in (start, end):
+        if not isinstance(side, Timestamp):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DeclarationError(f"elapsed(): {side!r} is no timestamp")
     if unit not in ("s", "min", "h", "d"):
         raise DeclarationError(f"elapsed(unit={unit!r}): use 's', 'min', 'h' or 'd'")
     return Number("elapsed/1", [start, end], {"unit": unit})
@@ -544,12 +448,81 @@ def walk(*roots: Expression) -> list[Expression]:
     return list(done.values())
 
 
+def declared_fields(*roots: Expression) -> tuple[Field, ...]:
+    """The fields below the roots, in order of first use.
+
+    Raises:
+        DeclarationError: two fields of one name that are not declared alike.
+    """
+    found: dict[str, Field] = {}
+    seen: set[int] = set()
+
+    def visit(node: Expression) -> None:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        if node.field is not None and found.setdefault(node.field.name, node.field) != node.field:
+            raise DeclarationError(
+                f"field {node.field.name!r} is declared twice, differently:\n"
+                f"  {found[node.field.name]}\n  {node.field}\n"
+                "declare it once and use that name in all features"
+            )
+        for arg in node.args:
+            visit(arg)
+
+    for root in roots:
+        visit(root)
+    return tuple(found.values())
+
+
+# operands
+
+_INEXACT: Final = frozenset({"log/1", "log1p/1", "exp/1", "power/1"})
+"""Operators whose last bit is the processor's and the library's affair."""
+
+_STEPS: Final = frozenset(
+    {"settle/1", "round/1", "floor/1", "bucketize/1", "less/1", "less_equal/1", "equal/1"}
+)
+"""Operators that jump, and so would make a last bit the difference between two features."""
+
+
+def settled(expression: Expression) -> Expression:
+    """The operand of a step: rounded to 24 bits if it went through a logarithm or the like.
+
+    The edges of `x.log1p().bucketize(bins=10)` are logarithms of training values, and values equal
+    to an edge are common. Without this, a logarithm of another last bit, on another processor,
+    would put all of them into the next bucket.
+    """
+    return Number("settle/1", [expression]) if _is_inexact(expression) else expression
+
+
+def _is_inexact(expression: Expression) -> bool:
+    if expression.op in _INEXACT:
+        return True
+    return expression.op not in _STEPS and any(map(_is_inexact, expression.args))
+
+
 def _number(op: str, a: Any, b: Any) -> Number:
-    return Number(op, [_operand(a), _operand(b)])
+    left, right = _operand(a), _operand(b)
+    if left.op == right.op == "constant":
+        raise DeclarationError(f"{left!r} and {right!r} are both constants; compute it in Python")
+    return Number(op, [left, right])
 
 
-def _boolean(op: str, a: Any, b: Any) -> Boolean:
-    return Boolean(op, [_operand(a), _operand(b)])
+def _comparison(op: str, a: Any, b: Any) -> Boolean:
+    return Boolean(op, [settled(_operand(a)), settled(_operand(b))])
+
+
+def _logic(op: str, a: Any, b: Any) -> Boolean:
+    return Boolean(op, [_truth_value(a, "& and |"), _truth_value(b, "& and |")])
+
+
+def _truth_value(value: Any, what: str) -> Boolean:
+    if not isinstance(value, Boolean):
+        raise DeclarationError(
+            f"{what}: {value!r} is no truth value; compare it first, as in x > 0"
+        )
+    return value
 
 
 def _operand(value: Any) -> Expression:
@@ -562,20 +535,27 @@ def _operand(value: Any) -> Expression:
             f"{value!r} is a category; make a number of it first, with ordinal(), frequency(), "
             "target_mean() or lookup()"
         )
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, (int, float)):
         return Number("constant", params={"value": _finite(value, "a constant")})
     raise DeclarationError(
         f"{value!r} cannot be an operand; use a number, or an expression over fields"
     )
 
 
-def _finite(value: Any, where_: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DeclarationError(f"{where_}: expected a finite number, got {value!r}")
-    return float(value)
+def _finite(value: Any, what: str) -> float:
+    """A number that people wrote, as float64."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise DeclarationError(f"{what}: expected a finite number, got {value!r}")
+    return number
 
 
-def _check_quantiles(quantiles: tuple[float, float]) -> None:
-    low, high = quantiles
+def _quantiles(quantiles: tuple[float, float]) -> list[float]:
+    low, high = (_finite(quantile, "clip(quantiles=)") for quantile in quantiles)
     if not 0 <= low < high <= 1:
-        raise DeclarationError(f"quantiles={quantiles}: expected 0 <= low < high <= 1")
+        raise DeclarationError(f"clip(quantiles={quantiles}): expected 0 <= low < high <= 1")
+    return [low, high]

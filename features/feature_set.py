@@ -2,43 +2,41 @@
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from features import spec
+from features.digests import digest_of
 from features.encode_record import RecordEncoder
 from features.encoding import Encoded, codings
-from features.errors import DeclarationError, FeatureError, FeaturesCorrupt, FitError
-from features.expressions import Expression
-from features.fields import FLAG_NAMES, INVALID, OUT_OF_BOUNDS, Field, check_name
+from features.errors import DeclarationError, FeaturesCorrupt, FitError
+from features.expressions import Expression, declared_fields
+from features.fields import FLAG_NAMES, Field, check_name
 from features.ops import OPS
-from features.ops.base import Context, State
-from features.runtime import Session, run_in_chunks
+from features.ops.base import Context, Plan, State
+from features.progress import Progress, ProgressBar
+from features.troubles import count_flags, report
 from features.zones import Zone, freeze, tzdata_version
 
 if TYPE_CHECKING:
     import onnx
+    import pyarrow as pa
 
     from features.encode_table import TableEncoder
-
-CHUNK_ROWS: Final = 4096
-"""Rows a `run`: enough to make the call's own cost vanish, few enough for the cache."""
-
-Progress = Callable[[int, int], None]
-"""Called with rows done and rows in all."""
+    from features.runtime import Session
 
 
 class FeatureSet:
     """A named, versioned definition of features: what each column is made of.
 
-    The label `flights@1` names the definition for ever; another definition needs another version. Fitting
-    learns vocabularies and statistics and keeps the label.
+    The label `flights@1` names the definition for ever; another definition needs another version.
+    Fitting learns vocabularies and statistics and keeps the label.
 
     Args:
         features: column name to expression, in the order of the model's columns.
@@ -58,10 +56,11 @@ class FeatureSet:
         for feature, expression in features.items():
             check_name(feature, "feature")
             spec.check_feature(feature, expression)
+        spec.check_columns(features)
         self.name: Final = name
         self.version: Final = version
         self.features: Final = dict(features)
-        self.fields: Final = spec.fields_of(features)
+        self.fields: Final = declared_fields(*features.values())
 
     @property
     def label(self) -> str:
@@ -81,16 +80,18 @@ class FeatureSet:
     ) -> "Fitted":
         """Learns vocabularies and statistics from a training table.
 
+        What it learns does not depend on the order of the rows.
+
         Args:
             table: pandas or polars DataFrame, pyarrow Table, or dict of arrays, one row per record.
             target: column name or values (n,), needed by `target_mean`; booleans count as 0 and 1.
-            quiet: do not print how many values were invalid or out of bounds.
+            quiet: neither print how many values were invalid or out of bounds, nor draw progress.
 
         Raises:
             TableError: a column is missing or of a type the field cannot be read from.
             FitError: nothing to learn from.
         """
-        fitted, _, _ = self._fit(table, target, quiet)
+        fitted, _, _ = self._fit(table, target, quiet=quiet)
         return fitted
 
     def fit_transform(
@@ -104,34 +105,47 @@ class FeatureSet:
     ) -> "tuple[Fitted, NDArray[np.float32]]":
         """`fit`, and the training rows' features float32 (n, K) to train a model on.
 
-        They are those of `transform`, but for the columns of `target_mean`: each of `folds` parts gets
-        what the other parts' targets say, so that no row sees its own target.
+        They are those of `transform`, but for the columns of `target_mean`: each of `folds` parts
+        gets what the other parts' targets say, so that no row sees its own target.
         """
-        from features.fitting import has_target_mean
+        from features.fitting import cross_fitted, has_target_mean
 
-        fitted, encoded, targets = self._fit(table, target, quiet)
+        fitted, encoded, targets = self._fit(table, target, quiet=quiet)
         if targets is None or not has_target_mean(self.features):
-            return fitted, fitted.transform(encoded)
-        if not 2 <= folds <= max(len(encoded.rows), 2):
-            raise FitError(f"folds={folds}: use 2 to the number of rows, {len(encoded.rows)}")
-        return fitted, _cross_fitted(fitted, encoded.rows, targets, folds, seed)
+            return fitted, fitted.transform(encoded, quiet=quiet)
+        with _bar("fit_transform", quiet=quiet) as bar:
+            features = cross_fitted(
+                fitted.plan,
+                self.features,
+                encoded.rows,
+                targets,
+                folds=folds,
+                seed=seed,
+                progress=bar,
+            )
+        return fitted, features
 
     def _fit(
-        self, table: Any, target: str | ArrayLike | None, quiet: bool
+        self, table: Any, target: str | ArrayLike | None, *, quiet: bool
     ) -> "tuple[Fitted, Encoded, NDArray[np.float64] | None]":
         from features.fitting import fit_states, learn_vocabularies
+        from features.tables import target_of
 
         zones = {name: freeze(name) for name in self._zone_names()}
         vocabularies = learn_vocabularies(self.fields, table)
         unfitted = Fitted(self, vocabularies, zones, {}, rows=0)
         encoded = unfitted.encode_table(table)
-        if not len(encoded.rows):
+        rows = len(encoded.rows)
+        if not rows:
             raise FitError(f"feature set {self.label}: the training table has no rows")
+        targets = None if target is None else target_of(table, target)
+        if targets is not None and len(targets) != rows:
+            raise FitError(f"the target has {len(targets)} values, the table {rows} rows")
+        with _bar("fit", quiet=quiet) as bar:
+            states = fit_states(unfitted.plan, self.features, encoded.rows, targets, bar)
         if not quiet:
-            _print_troubles(self.fields, encoded, "fit")
-        targets = None if target is None else _target(table, target, len(encoded.rows))
-        states = fit_states(unfitted.plan, self.features, encoded.rows, targets)
-        fitted = Fitted(self, vocabularies, zones, states, rows=len(encoded.rows))
+            report(self.fields, count_flags(encoded), "fit")
+        fitted = Fitted(self, vocabularies, zones, states, rows=rows)
         return fitted, encoded, targets
 
     def _zone_names(self) -> list[str]:
@@ -142,11 +156,24 @@ class FeatureSet:
         return f"FeatureSet({self.label}, {len(self.fields)} fields, {len(self.features)} features)"
 
 
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+def _bar(
+    what: str, *, quiet: bool, progress: Progress | None = None
+) -> AbstractContextManager[Progress]:
+    """Where progress goes: to the caller's function, nowhere, or to a terminal."""
+    if progress is not None or quiet:
+        return nullcontext(progress or _silent)
+    return ProgressBar(what)
+
+
 class Fitted:
     """A feature set with everything it learned: encodes, transforms, and compiles to ONNX.
 
-    Immutable; safe to call from several threads. Reading one (`load`, `from_json`) and encoding records
-    needs numpy alone, `transform` onnxruntime and onnx, tables pyarrow.
+    Immutable; safe to call from several threads. Reading one (`load`, `from_json`) and encoding
+    records needs numpy alone, `transform` onnxruntime and onnx, tables pyarrow.
     """
 
     def __init__(
@@ -179,10 +206,11 @@ class Fitted:
     @cached_property
     def state_digest(self) -> str:
         """Identity of everything learned."""
-        return spec.state_digest(self._state())
+        return digest_of(self._state())
 
     @cached_property
     def features_digest(self) -> str:
+        """Identity of definition and learned state: what a model is bound to."""
         return spec.features_digest(self.spec_digest, self.state_digest)
 
     @property
@@ -208,7 +236,7 @@ class Fitted:
 
     def _suffixes(self, expression: Expression) -> list[str]:
         op = OPS.get(expression.op)
-        return [""] if op is None else op.column_suffixes(expression, self.context)
+        return [""] if op is None else op.column_suffixes(expression, self.plan.context)
 
     # encoding
 
@@ -239,7 +267,7 @@ class Fitted:
         self,
         data: Any,
         *,
-        chunk_rows: int = CHUNK_ROWS,
+        chunk_rows: int = 4096,
         progress: Progress | None = None,
         quiet: bool = False,
     ) -> NDArray[np.float32]:
@@ -247,41 +275,53 @@ class Fitted:
 
         Args:
             data: a table (see `FeatureSet.fit`) or `Encoded`.
-            progress: called after each piece of the table.
-            quiet: do not print how many values were invalid or out of bounds.
+            chunk_rows: rows given to onnxruntime at a time; changes no bit.
+            progress: called with rows done and in all after each piece; replaces the bar.
+            quiet: neither print how many values were invalid or out of bounds, nor draw progress.
         """
-        pieces = [data] if isinstance(data, Encoded) else self._table_encoder.batches(data)
-        total = _length(data)
-        chunks: list[NDArray[np.float32]] = []
-        done = 0
+        if isinstance(data, Encoded):
+            return self._transform_rows(data.rows, chunk_rows)
+        table = self._table_encoder.to_arrow(data)
+        with _bar("transform", quiet=quiet, progress=progress) as bar:
+            features, counts = self._transform_table(table, chunk_rows, bar)
+        if not quiet:
+            report(self.fields, counts, "transform")
+        return features
+
+    def _transform_table(
+        self, table: "pa.Table", chunk_rows: int, progress: Progress
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Features, and rows per field and flag."""
+        features = np.empty((table.num_rows, len(self.feature_names)), np.float32)
         counts = np.zeros((len(self.fields), len(FLAG_NAMES)), np.int64)
-        for piece in _with_bar(pieces, total, progress):
-            chunks.extend(
-                outputs[0] for outputs in run_in_chunks(self._session, piece.rows, chunk_rows)
-            )
-            counts += _flag_counts(piece)
-            done += len(piece.rows)
-        if not quiet and not isinstance(data, Encoded):
-            _print_counts(self.fields, counts, done, "transform")
-        width = len(self.feature_names)
-        return np.concatenate(chunks) if chunks else np.empty((0, width), np.float32)
+        done = 0
+        for piece in self._table_encoder.batches(table):
+            made = self._transform_rows(piece.rows, chunk_rows)
+            features[done : done + len(made)] = made
+            counts += count_flags(piece)
+            done += len(made)
+            progress(done, table.num_rows)
+        return features, counts
+
+    def _transform_rows(self, rows: NDArray[np.float64], chunk_rows: int) -> NDArray[np.float32]:
+        from features.runtime import run_in_chunks
+
+        chunks = [outputs[0] for outputs in run_in_chunks(self._session, rows, chunk_rows)]
+        none = np.empty((0, len(self.feature_names)), np.float32)
+        return np.concatenate([none, *chunks])
 
     @cached_property
-    def _session(self) -> Session:
+    def _session(self) -> "Session":
+        from features.runtime import Session
+
         return Session(self.model().SerializeToString())
 
     # compiling
 
     @cached_property
-    def context(self) -> Context:
-        return Context(self.vocabularies, self.zones)
-
-    @cached_property
-    def plan(self) -> Any:
+    def plan(self) -> Plan:
         """What the compiler takes."""
-        from features.compiler import Plan
-
-        return Plan(self.fields, self.states, self.context)
+        return Plan(self.fields, self.states, Context(self.vocabularies, self.zones))
 
     def model(self) -> "onnx.ModelProto":
         """The features alone as ONNX: `row` float64 [n, F] to `features` float32 [n, K]."""
@@ -292,8 +332,8 @@ class Fitted:
     def fuse(
         self, model: "onnx.ModelProto", *, checks: Sequence[Expression] = ()
     ) -> "onnx.ModelProto":
-        """Features and model as one graph; see `features.compiler.fuse`."""
-        from features.compiler import fuse
+        """Features and model as one graph; see `features.fusing.fuse`."""
+        from features.fusing import fuse
 
         return fuse(self.plan, list(self.feature_set.features.values()), model, checks=checks)
 
@@ -310,7 +350,7 @@ class Fitted:
         """features.json: definition, learned state, and the digests of both."""
         return {
             "format": spec.FORMAT,
-            "kind": "features",
+            "kind": spec.KIND,
             "name": self.feature_set.name,
             "version": self.feature_set.version,
             "spec": self.feature_set.spec,
@@ -329,23 +369,22 @@ class Fitted:
         Raises:
             FeaturesCorrupt: another format, a missing entry, or digests that do not match.
         """
-        if value.get("format") != spec.FORMAT or value.get("kind") != "features":
-            raise FeaturesCorrupt(
-                f"features.json has format {value.get('format')!r} and kind {value.get('kind')!r}; this "
-                f"version reads format {spec.FORMAT}, kind 'features'"
-            )
+        spec.check_format(value)
         try:
-            fitted = cls._read(value)
-            recorded = {name: value[name] for name in _DIGESTS}
-        except (KeyError, TypeError, AttributeError, FeatureError) as error:
-            raise FeaturesCorrupt(f"features.json cannot be read: {error!r}") from error
-        for name, digest in recorded.items():
-            if getattr(fitted, name) != digest:
+            found = cls._read(value)
+            entries = found.to_json()
+            recorded = {name: value[name] for name in _DERIVED}
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise FeaturesCorrupt(
+                f"features.json cannot be read: {error!r}; use the original file"
+            ) from error
+        for name, said in recorded.items():
+            if entries[name] != said:
                 raise FeaturesCorrupt(
-                    f"features.json says {name} {str(digest)[:12]}, its content has "
-                    f"{getattr(fitted, name)[:12]}: it was altered; use the original file"
+                    f"features.json says {name} {str(said)[:12]}, its content has "
+                    f"{str(entries[name])[:12]}: it was altered; use the original file"
                 )
-        return fitted
+        return found
 
     @classmethod
     def _read(cls, value: Mapping[str, Any]) -> "Fitted":
@@ -363,13 +402,16 @@ class Fitted:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes features.json; `load` gives an equal object on any machine."""
         text = json.dumps(self.to_json(), allow_nan=False)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        Path(path).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Fitted":
-        with open(path, encoding="utf-8") as file:
-            return cls.from_json(json.load(file))
+        """What `save` wrote; raises as `from_json` does."""
+        try:
+            value = json.loads(Path(path).read_bytes())
+        except ValueError as error:
+            raise FeaturesCorrupt(f"features.json is no JSON: {error}") from error
+        return cls.from_json(value)
 
     def __repr__(self) -> str:
         return (
@@ -377,71 +419,5 @@ class Fitted:
         )
 
 
-_DIGESTS: Final = ("spec_digest", "state_digest", "features_digest")
-
-
-def _cross_fitted(
-    fitted: Fitted, rows: NDArray[np.float64], target: NDArray[np.float64], folds: int, seed: int
-) -> NDArray[np.float32]:
-    from features.compiler import compile_features
-    from features.fitting import cross_fitted
-
-    fold = np.random.default_rng(seed).permutation(len(rows)) % folds
-    features = fitted.feature_set.features
-    out = np.empty((len(rows), len(fitted.feature_names)), np.float32)
-    for number in range(folds):
-        inside = fold == number
-        states = cross_fitted(fitted.plan, features, rows, target, inside)
-        model = compile_features(replace(fitted.plan, states=states), list(features.values()))
-        session = Session(model.SerializeToString())
-        chunks = run_in_chunks(session, rows[inside], CHUNK_ROWS)
-        out[inside] = np.concatenate([outputs[0] for outputs in chunks])
-    return out
-
-
-def _target(table: Any, target: str | ArrayLike, rows: int) -> NDArray[np.float64]:
-    from features.encode_table import numbers_of
-
-    if isinstance(target, str):
-        return numbers_of(table, target)
-    values = numbers_of({"target": target}, "target")
-    if len(values) != rows:
-        raise FitError(f"the target has {len(values)} values, the table {rows} rows")
-    return values
-
-
-def _length(data: Any) -> int:
-    if isinstance(data, Encoded):
-        return len(data.rows)
-    return data.num_rows if hasattr(data, "num_rows") else 0
-
-
-def _with_bar(
-    pieces: Sequence[Encoded] | Iterator[Encoded], total: int, progress: Progress | None
-) -> Iterator[Encoded]:
-    done = 0
-    for piece in pieces:
-        yield piece
-        done += len(piece.rows)
-        if progress is not None:
-            progress(done, max(total, done))
-
-
-def _flag_counts(encoded: Encoded) -> NDArray[np.int64]:
-    """Rows per field and flag, int64 (F, 5)."""
-    return np.stack(
-        [(encoded.flags == flag).sum(axis=0) for flag in range(len(FLAG_NAMES))], axis=1
-    ).astype(np.int64)
-
-
-def _print_troubles(fields: Sequence[Field], encoded: Encoded, what: str) -> None:
-    _print_counts(fields, _flag_counts(encoded), len(encoded.rows), what)
-
-
-def _print_counts(fields: Sequence[Field], counts: NDArray[np.int64], rows: int, what: str) -> None:
-    for field, row in zip(fields, counts.tolist(), strict=True):
-        said = [
-            f"{row[flag]:,} {FLAG_NAMES[flag]}" for flag in (INVALID, OUT_OF_BOUNDS) if row[flag]
-        ]
-        if said:
-            print(f"{what}: {field.name}: {' and '.join(said)} of {rows:,} rows", file=sys.stderr)
+_DERIVED: Final = ("spec_digest", "state_digest", "features_digest", "feature_names")
+"""Entries of features.json that follow from the others."""

@@ -1,29 +1,30 @@
-"""Learning from a training table: vocabularies first, then each fitted operator from its operand's values.
+"""Learning from a training table: vocabularies first, then each fitted operator from its operand.
 
-Operands are computed by the same graph that serving runs, stage by stage, so that a mean is the mean of the
-values the next operator will really see.
+Operands are computed by the same graph that serving runs, stage by stage, so that a mean is the
+mean of the values that the next operator will really see.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiler import Plan, compile_values
+from features.compiler import compile_features, compile_values
 from features.encode_table import TableLike, count_texts
-from features.encoding import Coding, codings
+from features.encoding import Coding
 from features.errors import FitError
 from features.expressions import Expression, walk
 from features.fields import Field
 from features.ops import OPS
-from features.ops.base import Context, FitInput, State
-from features.ops.category import smoothed_means, target_sums
+from features.ops.base import FitInput, Plan, State
+from features.ops.category import smoothed_means
+from features.progress import Progress
 from features.runtime import Session, run_in_chunks
 
-CHUNK_ROWS = 4096
-TARGET_MEAN = "target_mean/1"
+TARGET_MEAN: Final = "target_mean/1"
 
 
 def learn_vocabularies(fields: Sequence[Field], table: TableLike) -> dict[str, tuple[str, ...]]:
@@ -40,11 +41,25 @@ def _learned(field: Field, table: TableLike) -> tuple[str, ...]:
     counts = count_texts(Coding(field, {}, None), table)
     if not counts:
         raise FitError(
-            f"category {field.name!r} has no value in the training table; check the column or declare "
-            "category(..., vocabulary=[...])"
+            f"category {field.name!r} has no value in the training table; check the column or "
+            "declare category(..., vocabulary=[...])"
         )
     ordered = sorted(counts, key=lambda text: (-counts[text], text))
     return tuple(ordered[: field.max_vocabulary])
+
+
+def stages(features: Mapping[str, Expression]) -> list[list[Expression]]:
+    """The operators that learn, each stage from operands that need earlier stages alone."""
+    waiting = [node for node in walk(*features.values()) if _learns(node)]
+    ordered: list[list[Expression]] = []
+    while waiting:
+        unknown = {node.key for node in waiting}
+        blocked = [bool(unknown & {n.key for n in walk(*node.args)}) for node in waiting]
+        ordered.append(
+            [node for node, is_blocked in zip(waiting, blocked, strict=True) if not is_blocked]
+        )
+        waiting = [node for node, is_blocked in zip(waiting, blocked, strict=True) if is_blocked]
+    return ordered
 
 
 def fit_states(
@@ -52,41 +67,51 @@ def fit_states(
     features: Mapping[str, Expression],
     rows: NDArray[np.float64],
     target: NDArray[np.float64] | None,
+    progress: Progress,
 ) -> dict[str, State]:
     """What every fitted operator learned from the rows, by the key of its expression."""
     owner = {node.key: name for name, root in features.items() for node in walk(root)}
     states: dict[str, State] = {}
-    waiting = [node for node in walk(*features.values()) if _learns(node)]
-    while waiting:
-        unknown = {node.key for node in waiting}
-        ready = [node for node in waiting if not unknown & {k.key for k in walk(*node.args)}]
-        values = _operands(replace(plan, states=states), ready, rows)
-        for node in ready:
+    ordered = stages(features)
+    for done, stage in enumerate(ordered):
+        values = _operands(replace(plan, states=states), stage, rows)
+        for node in stage:
             where = f"feature {owner[node.key]!r}, {node!r}"
-            states[node.key] = _fit(plan.context, node, values[node.key], target, where)
-        waiting = [node for node in waiting if node.key not in states]
+            size = _size(plan, node)
+            fit = FitInput(values[node.key], target, size, node.params, where)
+            states[node.key] = _fit(node, fit)
+        progress((done + 1) * len(rows), len(ordered) * len(rows))
     return states
 
 
 def _learns(node: Expression) -> bool:
-    return node.op in OPS and OPS[node.op].fit is not None
+    return node.op in OPS and OPS[node.op].is_learning(node.params)
 
 
-def _fit(
-    context: Context,
-    node: Expression,
-    values: NDArray[np.float64],
-    target: NDArray[np.float64] | None,
-    where: str,
-) -> State:
-    fit = OPS[node.op].fit
-    assert fit is not None
-    return fit(FitInput(values, target, _size(context, node), node.params, where))
+def _fit(node: Expression, fit: FitInput) -> State:
+    learn = OPS[node.op].fit
+    assert learn is not None
+    try:
+        with np.errstate(all="ignore"):
+            state = learn(fit)
+    except OverflowError:  # math.fsum
+        state = {"sum": math.inf}
+    if not all(map(math.isfinite, _numbers(state))):
+        raise FitError(
+            f"{fit.where}: the training values are too large for float64 arithmetic (beyond 1e150 "
+            "or so); clip() them first, or declare the bounds of the field"
+        )
+    return state
 
 
-def _size(context: Context, node: Expression) -> int:
+def _numbers(state: State) -> Iterator[float]:
+    for value in state.values():
+        yield from value if isinstance(value, list) else [value]
+
+
+def _size(plan: Plan, node: Expression) -> int:
     field = node.args[0].field
-    return context.size(field) if field is not None and field.kind == "category" else 0
+    return plan.context.size(field) if field is not None and field.kind == "category" else 0
 
 
 def _operands(
@@ -103,12 +128,17 @@ def _operands(
         else:
             computed[operand.key] = operand
     if computed:
-        model = compile_values(plan, list(computed.values()))
-        session = Session(model.SerializeToString())
-        chunks = [outputs[0] for outputs in run_in_chunks(session, rows, CHUNK_ROWS)]
-        values = np.concatenate(chunks) if chunks else np.empty((0, len(computed)))
+        session = Session(compile_values(plan, list(computed.values())).SerializeToString())
+        values = np.concatenate([outputs[0] for outputs in run_in_chunks(session, rows)])
         columns |= {key: values[:, position] for position, key in enumerate(computed)}
     return {node.key: columns[node.args[0].key] for node in nodes}
+
+
+# target means, cross-fitted
+
+
+def has_target_mean(features: Mapping[str, Expression]) -> bool:
+    return any(node.op == TARGET_MEAN for node in walk(*features.values()))
 
 
 def cross_fitted(
@@ -116,26 +146,47 @@ def cross_fitted(
     features: Mapping[str, Expression],
     rows: NDArray[np.float64],
     target: NDArray[np.float64],
-    in_fold: NDArray[np.bool_],
+    *,
+    folds: int,
+    seed: int,
+    progress: Progress,
+) -> NDArray[np.float32]:
+    """Features float32 (n, K) where each fold's `target_mean` is learned from the other folds.
+
+    Raises:
+        FitError: more folds than rows, fewer than 2, or a fold without whose rows no target is
+        left.
+    """
+    if not 2 <= folds <= len(rows):
+        raise FitError(f"folds={folds}: use 2 to the number of rows, {len(rows)}")
+    fold = np.random.default_rng(seed).permutation(len(rows)) % folds
+    parts: list[NDArray[np.float32]] = []
+    for number in range(folds):
+        inside = fold == number
+        states = _without(plan, features, rows[~inside], target[~inside])
+        model = compile_features(replace(plan, states=states), list(features.values()))
+        chunks = run_in_chunks(Session(model.SerializeToString()), rows[inside])
+        parts.append(np.concatenate([outputs[0] for outputs in chunks]))
+        progress(sum(map(len, parts)), len(rows))
+    features_by_fold = np.concatenate(parts)
+    out = np.empty_like(features_by_fold)
+    out[np.argsort(fold, kind="stable")] = features_by_fold
+    return out
+
+
+def _without(
+    plan: Plan,
+    features: Mapping[str, Expression],
+    rows: NDArray[np.float64],
+    target: NDArray[np.float64],
 ) -> dict[str, State]:
-    """The plan's states with each `target_mean` as it is without the targets of one fold, bool (n,)."""
+    """The plan's states, but each `target_mean` as learned from these rows alone."""
     index = {field.name: position for position, field in enumerate(plan.fields)}
     states: dict[str, Any] = dict(plan.states)
-    outside = ~in_fold
     for node in walk(*features.values()):
         field = node.args[0].field if node.op == TARGET_MEAN else None
-        if field is None:
-            continue
-        size = plan.context.size(field)
-        codes = rows[outside, index[field.name]]
-        sums, counts = target_sums(FitInput(codes, target[outside], size, node.params, repr(node)))
-        states[node.key] = {"table": smoothed_means(sums, counts, size, node.params["smoothing"])}
+        if field is not None:
+            codes = rows[:, index[field.name]]
+            fit = FitInput(codes, target, plan.context.size(field), node.params, repr(node))
+            states[node.key] = {"table": smoothed_means(fit, target)}
     return states
-
-
-def has_target_mean(features: Mapping[str, Expression]) -> bool:
-    return any(node.op == TARGET_MEAN for node in walk(*features.values()))
-
-
-def codings_of(plan: Plan) -> list[Coding]:
-    return codings(plan.fields, plan.context.vocabularies, plan.context.zones)

@@ -1,8 +1,8 @@
-"""Building an ONNX graph whose cost is counted in nodes: columns live in wide tensors and travel together.
+"""Building an ONNX graph at the fewest nodes: columns live in wide tensors and travel together.
 
-One `run` of onnxruntime costs about 3.5 µs and each node about 0.27 µs, whatever its width at one row. So
-a *column* (one float64 per row) is a place in some tensor [n, k], and operators are applied to as many
-columns at once as the expressions allow.
+One `run` of onnxruntime costs about 3.5 µs and each node about 0.27 µs, whatever its width at one
+row. So a *column* (one float64 per row) is a place in some tensor [n, k], and operators are applied
+to as many columns at once as the expressions allow.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,10 @@ from onnx import helper, numpy_helper
 OPSET: Final = 21
 IR_VERSION: Final = 10
 INPUT: Final = "row"
+
+GATHER_NODES: Final = 2
+GATHER_NODES_A_COLUMN: Final = 0.02
+"""What Concat and Gather cost, counted in nodes: Gather copies each element by itself (7 ns)."""
 
 Column = int
 """Identity of a computed column; the builder knows the tensors it lives in."""
@@ -33,13 +37,16 @@ class GraphBuilder:
         self._next_column = 0
         self._computed: dict[tuple[Any, ...], str] = {}
 
-    # columns
-
     def new_column(self) -> Column:
         self._next_column += 1
         return self._next_column
 
-    def define(self, tensor: str, columns: Sequence[Column | None]) -> list[Column]:
+    def new_columns(self, tensor: str, count: int) -> list[Column]:
+        """Names for the columns of a tensor [n, count]."""
+        known = self.define(tensor, [self.new_column() for _ in range(count)])
+        return [column for column in known if column is not None]
+
+    def define(self, tensor: str, columns: Sequence[Column | None]) -> tuple[Column | None, ...]:
         """Says that the columns of `tensor` [n, k] are these; None is one that nobody wants.
 
         Returns the columns to go on with: a tensor computed before keeps the names it had.
@@ -50,7 +57,7 @@ class GraphBuilder:
         for index, column in enumerate(merged):
             if column is not None:
                 self._places.setdefault(column, {}).setdefault(tensor, index)
-        return [column for column, new in zip(merged, columns, strict=True) if column and new]
+        return merged
 
     def tensor(self, columns: Sequence[Column]) -> str:
         """A tensor of exactly these columns, in this order, at the fewest nodes."""
@@ -58,21 +65,69 @@ class GraphBuilder:
         for name in self._places[wanted[0]]:
             if self._members[name] == wanted:
                 return name
-        source = self.holder(wanted) or self._joined(wanted)
-        if self._members[source] == wanted:
-            return source
-        result = self._picked(source, [self._places[column][source] for column in wanted])
+        runs = self._runs(wanted)
+        slices = sum(length < len(self._members[name]) for name, _, length in runs)
+        if slices + (len(runs) > 1) <= GATHER_NODES + GATHER_NODES_A_COLUMN * len(wanted):
+            result = self._assembled(runs)
+        else:
+            source = self.holder(wanted) or self._joined(wanted)
+            indices = [self._places[column][source] for column in wanted]
+            result = self.node("Gather", [source, self.integers(indices)], axis=1)
         self.define(result, wanted)
         return result
 
+    def _runs(self, columns: Sequence[Column]) -> list[tuple[str, int, int]]:
+        """The columns as neighbours in tensors that are there: tensor, first index, length."""
+        runs: list[tuple[str, int, int]] = []
+        done = 0
+        while done < len(columns):
+            found = [
+                (self._together(name, index, columns[done:]), -len(self._members[name]), name)
+                for name, index in self._places[columns[done]].items()
+            ]
+            length, _, name = max(found)
+            runs.append((name, self._places[columns[done]][name], length))
+            done += length
+        return runs
+
+    def _together(self, tensor: str, index: int, columns: Sequence[Column]) -> int:
+        """How many of the columns follow each other in the tensor, from the index on."""
+        there = self._members[tensor][index : index + len(columns)]
+        pairs = zip(there, columns, strict=False)
+        return next((n for n, (a, b) in enumerate(pairs) if a != b), len(there))
+
+    def _assembled(self, runs: Sequence[tuple[str, int, int]]) -> str:
+        parts = [
+            name if length == len(self._members[name]) else self._slice(name, first, length)
+            for name, first, length in runs
+        ]
+        return parts[0] if len(parts) == 1 else self.node("Concat", parts, axis=1)
+
+    def _slice(self, source: str, first: int, length: int) -> str:
+        bounds = map(self.integers, ([first], [first + length], [1]))
+        return self.node("Slice", [source, *bounds])
+
     def holder(self, columns: Sequence[Column]) -> str | None:
-        """The narrowest tensor that holds all the columns; of equals the newest, which holds most others."""
+        """The narrowest tensor that holds all the columns, of equals the newest."""
         candidates = set(self._places[columns[0]])
         for column in columns[1:]:
             candidates &= self._places[column].keys()
         age = {name: position for position, name in enumerate(self._members)}
         return min(
             candidates, key=lambda name: (len(self._members[name]), -age[name]), default=None
+        )
+
+    def neighbours(self, columns: Sequence[Column]) -> tuple[Column | None, Column | None]:
+        """The columns after the last and before the first of these, in the tensor that has them."""
+        holder = self.holder(columns)
+        if holder is None:
+            return None, None
+        members = self._members[holder]
+        places = [self._places[column][holder] for column in columns]
+        after, before = max(places) + 1, min(places) - 1
+        return (
+            members[after] if after < len(members) else None,
+            members[before] if before >= 0 else None,
         )
 
     def members(self, tensor: str) -> tuple[Column | None, ...]:
@@ -95,15 +150,6 @@ class GraphBuilder:
     def _covers(self, name: str, columns: Sequence[Column]) -> int:
         return sum(name in self._places[column] for column in columns)
 
-    def _picked(self, source: str, indices: list[int]) -> str:
-        first = indices[0]
-        if indices == list(range(first, first + len(indices))):
-            ends = [first + len(indices)]
-            return self.node("Slice", [source, *map(self.integers, ([first], ends, [1]))])
-        return self.node("Gather", [source, self.integers(indices)], axis=1)
-
-    # constants
-
     def constant(self, value: ArrayLike, dtype: Any = np.float64) -> str:
         """An initializer; equal ones are shared."""
         array: NDArray[Any] = np.asarray(value, dtype)
@@ -121,12 +167,11 @@ class GraphBuilder:
     def integers(self, values: Sequence[int]) -> str:
         return self.constant(list(values), np.int64)
 
-    # nodes
-
     def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         """The output of a node; the same node is appended once.
 
-        Every node is named: onnxruntime 1.20 refuses models whose optimized nodes share the empty name.
+        Every node is named: onnxruntime 1.20 refuses models whose optimized nodes share the empty
+        name.
         """
         key = (op, tuple(inputs), tuple(sorted(attributes.items())))
         if key not in self._computed:
@@ -134,6 +179,17 @@ class GraphBuilder:
             self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
             self._computed[key] = name
         return self._computed[key]
+
+    def name(self, tensor: str, name: str) -> None:
+        """Gives a computed tensor the name under which the model's users know it."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [name if current == tensor else current for current in names]
+
+    def names(self) -> set[str]:
+        """All names in use."""
+        computed = {name for node in self.nodes for name in node.output}
+        return computed | {tensor.name for tensor in self.initializers}
 
     def cast(self, tensor: str, to: int = onnx.TensorProto.DOUBLE) -> str:
         return self.node("Cast", [tensor], to=to)
@@ -145,15 +201,6 @@ class GraphBuilder:
     def null_unless(self, condition: str, value: str) -> str:
         """`value` where the condition holds, null elsewhere."""
         return self.node("Where", [condition, value, self.constant(np.nan)])
-
-
-def rename_output(builder: GraphBuilder, tensor: str, name: str) -> None:
-    """Gives a computed tensor the name under which the model's users know it."""
-    for node in builder.nodes:
-        for names in (node.input, node.output):
-            for index, current in enumerate(names):
-                if current == tensor:
-                    names[index] = name
 
 
 def row_input(width: int) -> onnx.ValueInfoProto:

@@ -1,32 +1,19 @@
-"""A feature set as data: what is declared, what is hashed of it, and reading both back."""
+"""A feature set as data: what is declared, what is hashed of it, and reading it back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from features.digests import digest_of, sha256_hex
 from features.encoding import ENCODER_VERSION
-from features.errors import DeclarationError
-from features.expressions import LEAVES, Columns, Expression, Number
+from features.errors import DeclarationError, FeaturesCorrupt
+from features.expressions import LEAVES, Columns, Expression, Number, declared_fields
 from features.fields import Field
 from features.ops import OPS
 
 FORMAT: Final = 1
+KIND: Final = "features"
 DOCUMENTATION: Final = ("description", "example")
 """Entries of a field that tell people something and change no value: not part of the digest."""
-
-
-def fields_of(features: Mapping[str, Expression]) -> tuple[Field, ...]:
-    """All fields, in order of first use, each declared once."""
-    found: dict[str, Field] = {}
-    for expression in features.values():
-        for field in expression.fields():
-            known = found.setdefault(field.name, field)
-            if known != field:
-                raise DeclarationError(
-                    f"field {field.name!r} is declared twice, differently:\n  {known}\n  {field}\n"
-                    "declare it once and use that name in all features"
-                )
-    return tuple(found.values())
 
 
 def spec_json(fields: Sequence[Field], features: Mapping[str, Expression]) -> dict[str, Any]:
@@ -51,7 +38,22 @@ def spec_digest(spec: Mapping[str, Any]) -> str:
 
 
 def features_digest(spec: str, state: str) -> str:
+    """Identity of definition and learned state: a model is bound to this."""
     return sha256_hex(f"{spec}\n{state}".encode("ascii"))
+
+
+def check_format(value: Any) -> None:
+    """Refuses what is no features.json of this format.
+
+    Raises:
+        FeaturesCorrupt: it says so.
+    """
+    found = (value.get("format"), value.get("kind")) if isinstance(value, Mapping) else (None, None)
+    if found != (FORMAT, KIND):
+        raise FeaturesCorrupt(
+            f"features.json has format {found[0]!r} and kind {found[1]!r}; this version reads "
+            f"format {FORMAT}, kind {KIND!r}"
+        )
 
 
 def read_features(spec: Mapping[str, Any]) -> dict[str, Expression]:
@@ -95,17 +97,31 @@ def check_feature(name: str, expression: Any) -> None:
     """Refuses what cannot be a feature."""
     if not isinstance(expression, Expression):
         raise DeclarationError(
-            f"feature {name!r} is {expression!r}; expected an expression such as number('x').impute()"
+            f"feature {name!r} is {expression!r}; expected an expression such as "
+            "number('x').impute()"
         )
-    if expression.kind in ("category", "timestamp") and not isinstance(expression, Columns):
-        way = "one_hot(), ordinal(), frequency(), target_mean() or lookup()"
-        hint = way if expression.kind == "category" else "hour(), weekday(), month() or elapsed()"
+    if expression.kind in _WAYS and not isinstance(expression, Columns):
         raise DeclarationError(
-            f"feature {name!r} is a {expression.kind}, which is no number yet; use {hint}"
+            f"feature {name!r} is a {expression.kind}, which is no number yet; "
+            f"use {_WAYS[expression.kind]}"
         )
-    if not expression.fields():
+    if not declared_fields(expression):
         raise DeclarationError(f"feature {name!r} reads no field; a constant is no feature")
 
 
-def state_digest(state: Mapping[str, Any]) -> str:
-    return digest_of(state)
+def check_columns(features: Mapping[str, Expression]) -> None:
+    """Refuses a feature with the name of another's column: `hour_sin` beside `hour().cyclic()`."""
+    for name, expression in features.items():
+        if expression.op == "cyclic/1" and (
+            taken := sorted({f"{name}_sin", f"{name}_cos"} & features.keys())
+        ):
+            raise DeclarationError(
+                f"feature {name!r} has the columns {name}_sin and {name}_cos; "
+                f"rename feature {taken[0]!r}"
+            )
+
+
+_WAYS: Final[Mapping[str, str]] = {
+    "category": "one_hot(), ordinal(), frequency(), target_mean() or lookup()",
+    "timestamp": "hour(), weekday(), month() or elapsed()",
+}

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.encode_record import RecordEncoder
-from features.feature_set import CHUNK_ROWS, Fitted
+from features.feature_set import Fitted
 from features.fields import Field
-from features.runtime import Session
+from features.runtime import CHUNK_ROWS, Session
 from models.ladder import Ladder
 from models.manifest import Decision, Fallback, OutputSpec
 from models.outputs import ModelOutputs

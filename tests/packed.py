@@ -12,7 +12,7 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
-from features.expressions import boolean, category, number, timestamp
+from features import boolean, category, number, timestamp
 from features.feature_set import FeatureSet, Fitted
 from models.manifest import MANIFEST
 from models.packing import pack

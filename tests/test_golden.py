@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.expressions import boolean, category, number, timestamp
+from features import boolean, category, number, timestamp
 from features.feature_set import FeatureSet, Fitted
 from features.fields import FLAG_NAMES
 from models.bundle import Bundle

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features import boolean, category, number, timestamp
 from features.encoding import Encoded
-from features.expressions import boolean, category, number, timestamp
 from features.feature_set import FeatureSet
 from features.fields import FLAG_NAMES
 from models.errors import PackingError

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from features import boolean, category, number, timestamp
 from features.encoding import Encoded
-from features.expressions import boolean, category, number, timestamp
 from features.feature_set import FeatureSet, Fitted
 from models.background import background
 from models.bins import CodeBins, NumberBins

@@ -1,13 +1,15 @@
 """The store: versions appear whole or not at all, and the live wish moves one step at a time."""
 
+import fcntl
 import json
+import os
 import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from features.expressions import number
+from features import number
 from models.errors import (
     BundleCorrupt,
     BundleNotFound,
@@ -249,6 +251,18 @@ def test_only_one_of_many_with_the_same_look_wins(store: Store):
         thread.join()
     assert sum(result is not None for result in results) == 1
     assert store.live("trips") == next(result for result in results if result)
+
+
+def test_changes_wait_for_each_other(store: Store):
+    descriptor = os.open(store.root / "trips", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    other = threading.Thread(target=store.set_live, args=("trips", "1"), kwargs={"by": "x"})
+    other.start()
+    other.join(0.3)
+    assert other.is_alive()
+    os.close(descriptor)
+    other.join()
+    assert store.resolve("trips") == "1"
 
 
 def test_a_wish_for_what_is_not_there(store: Store):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from features.expressions import category
+from features import category
 from features.feature_set import FeatureSet
 from features.fields import Field
 from models.troubles import trouble_rates

@@ -1,16 +1,17 @@
-"""What an operator of the catalogue is: how it is fitted and how a group of its calls becomes ONNX."""
+"""What an operator of the catalogue is: how it is fitted, and how its calls become ONNX."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.expressions import Expression
+from features.expressions import Expression, Params
 from features.fields import Field
+from features.zones import Zone
 
 if TYPE_CHECKING:
     from features.graph import Column, GraphBuilder
@@ -21,10 +22,10 @@ FloatColumn: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What lowering knows beside the expression: vocabulary sizes and frozen zones."""
+    """What lowering knows beside the expression: vocabularies and frozen zones."""
 
     vocabularies: Mapping[str, Sequence[str]]
-    zones: Mapping[str, Any]
+    zones: Mapping[str, Zone]
 
     def size(self, field: Field) -> int:
         """V, the number of texts in the vocabulary; codes V and V + 1 are unknown and missing."""
@@ -32,29 +33,52 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What to compile for: the row's fields in order, what was learned, and the frozen context."""
+
+    fields: tuple[Field, ...]
+    states: Mapping[str, State]
+    context: Context
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One application of an operator, or a stand-in for a column that must pass unchanged.
 
     Attributes:
+        expression: None for a stand-in.
         columns: the operands; None for a constant operand, whose value is in `constants`.
-        neutral: the operator must leave this column as it is (`columns[0]`), or may do anything to it.
+        state: what the operator learned.
         never_negative: the first operand of an encoded row is 0, above, or null.
+        never_null: no operand of any row is null.
     """
 
     expression: Expression | None
     columns: tuple[Column | None, ...]
-    constants: tuple[float | None, ...]
-    state: State
-    neutral: bool = False
+    constants: tuple[float | None, ...] = (None,)
+    state: State = field(default_factory=dict)
     never_negative: bool = False
+    never_null: bool = False
 
     @property
-    def params(self) -> Mapping[str, Any]:
+    def neutral(self) -> bool:
+        """The operator must leave `columns[0]` as it is, or may do anything to it."""
+        return self.expression is None
+
+    @property
+    def params(self) -> Params:
         return self.expression.params if self.expression is not None else {}
 
     @property
+    def operand(self) -> Column:
+        """The column of the first operand, which is no constant."""
+        column = self.columns[0]
+        assert column is not None
+        return column
+
+    @property
     def source(self) -> Field:
-        """The field that a category operator reads."""
+        """The field that an operator on categories or timestamps reads."""
         assert self.expression is not None
         field = self.expression.args[0].field
         assert field is not None
@@ -64,7 +88,7 @@ class Call:
 Lower: TypeAlias = "Callable[[GraphBuilder, Sequence[Call], Context], str]"
 """A tensor [n, sum of widths] for the calls, in their order."""
 
-Fit: TypeAlias = Callable[["FitInput"], dict[str, Any]]
+Fit: TypeAlias = "Callable[[FitInput], dict[str, Any]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,30 +105,44 @@ class FitInput:
     values: FloatColumn
     target: FloatColumn | None
     size: int
-    params: Mapping[str, Any]
+    params: Params
     where: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
-    """An operator. `name` carries the version of its meaning: another meaning is another version.
+    """An operator. `name` carries the version of its meaning: another meaning, another version.
 
     Attributes:
-        group: calls of equal group are lowered together.
-        spare: how columns ride along in a wider tensor than the operator needs: it leaves them as they are
-            by a neutral constant ("keep"), they are put back afterwards ("mask"), nobody wants what it
-            makes of them ("drop"), or they must not ride along (None).
-        suffixes: names of the columns, appended to the feature's; empty for one column.
+        gives: what an application of it is.
+        lower: makes ONNX of a group of calls.
+        group: calls of equal group are lowered together; empty: those of this operator.
+        rank: calls of lower rank stand first in a group.
+        riders: how columns ride along in a wider tensor than the operator needs: it leaves them as
+            they are by a neutral constant ("keep"), they are put back afterwards ("mask"), nobody
+            wants what it makes of them ("drop"), or they must not ride along (None).
+        paired: the tensor must have an even width. onnxruntime computes these on two values at a
+            time, and a lone last one by another routine with other last bits: a row alone would
+            differ from the row in a batch.
+        fit: what it learns, None for nothing.
+        learns: whether it learns with these parameters; None: always. Constants need no rows.
+        suffixes: names of the columns, appended to the feature's; None for one column.
     """
 
     name: str
+    doc: str
     gives: type[Expression]
     lower: Lower
-    group: str
-    doc: str
-    spare: Literal["keep", "mask", "drop"] | None = None
+    group: str = ""
+    rank: int = 0
+    riders: Literal["keep", "mask", "drop"] | None = None
+    paired: bool = False
     fit: Fit | None = None
+    learns: Callable[[Params], bool] | None = None
     suffixes: Callable[[Expression, Context], Sequence[str]] | None = None
+
+    def is_learning(self, params: Params) -> bool:
+        return self.fit is not None and (self.learns is None or self.learns(params))
 
     def column_suffixes(self, expression: Expression, context: Context) -> list[str]:
         return [""] if self.suffixes is None else list(self.suffixes(expression, context))

@@ -1,80 +1,117 @@
-"""Operators on a category's code: each is a table with a row per code, one for unknown, one for missing."""
+"""Operators on a category's code.
+
+Each is a table with a row per code: one per text of the vocabulary, one for unknown, one for
+missing.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from features.errors import FitError
-from features.expressions import Columns, Expression, Number
-from features.ops.base import Call, Context, FitInput, Op
-from features.ops.numeric import equal_to
+from features.expressions import Boolean, Columns, Expression, Number
+from features.ops.base import Call, Context, FitInput, FloatColumn, Op
+from features.ops.numeric import equal_to, operands
 
 if TYPE_CHECKING:
     from features.graph import GraphBuilder
 
 
-def target_sums(fit: FitInput) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the target and rows per code, float64 (V + 2,) each; rows without a target do not count."""
-    if fit.target is None:
-        raise FitError(f"{fit.where}: target_mean needs fit(table, target)")
-    known = np.isfinite(fit.target)
-    codes = fit.values[known].astype(np.int64)
-    length = fit.size + 2
-    sums = np.bincount(codes, weights=fit.target[known], minlength=length)
-    return sums, np.bincount(codes, minlength=length).astype(np.float64)
-
-
-def smoothed_means(
-    sums: np.ndarray, counts: np.ndarray, size: int, smoothing: float
-) -> list[float]:
-    """Shrunk means per code; unknown (code `size`) is the prior, as is any code never seen."""
-    prior = float(sums.sum() / max(counts.sum(), 1.0))
-    weight = counts + smoothing
-    means = np.where(
-        counts > 0, (sums + smoothing * prior) / np.where(weight > 0, weight, 1.0), prior
-    )
-    means[size] = prior
-    return [float(mean) for mean in means]
-
-
-def _fit_target_mean(fit: FitInput) -> dict[str, Any]:
-    sums, counts = target_sums(fit)
-    return {"table": smoothed_means(sums, counts, fit.size, fit.params["smoothing"])}
+# fitting
 
 
 def _fit_frequency(fit: FitInput) -> dict[str, Any]:
     counts = np.bincount(fit.values.astype(np.int64), minlength=fit.size + 2)
-    shares = counts / max(len(fit.values), 1)
+    shares = counts / len(fit.values)
     shares[fit.size] = 0.0
-    return {"table": [float(share) for share in shares]}
+    return {"table": shares.tolist()}
+
+
+def _fit_target_mean(fit: FitInput) -> dict[str, Any]:
+    if fit.target is None:
+        raise FitError(f"{fit.where}: target_mean needs fit(table, target)")
+    return {"table": smoothed_means(fit, fit.target)}
+
+
+def smoothed_means(fit: FitInput, target: FloatColumn) -> list[float]:
+    """(sum + smoothing * prior) / (count + smoothing) per code; rows without a target do not count.
+
+    Unknown (code V) is the prior, the mean of all rows, as is any code that was never seen.
+    """
+    known = np.isfinite(target)
+    if not known.any():
+        raise FitError(f"{fit.where}: the target has no value that is finite")
+    sums, counts = _sums_by_code(fit.values[known], target[known], fit.size + 2)
+    prior = math.fsum(sums) / math.fsum(counts)
+    smoothing = fit.params["smoothing"]
+    means = [
+        (total + smoothing * prior) / (count + smoothing) if count else prior
+        for total, count in zip(sums, counts, strict=True)
+    ]
+    means[fit.size] = prior
+    return means
+
+
+def _sums_by_code(
+    codes: FloatColumn, values: FloatColumn, length: int
+) -> tuple[list[float], list[int]]:
+    """Sum of the values and number of rows for each code below `length`.
+
+    Sums are exact before one rounding, so that the order of rows does not matter.
+    """
+    order = np.argsort(codes, kind="stable")
+    ordered = values[order].tolist()
+    ends = np.searchsorted(codes[order], np.arange(length + 1)).tolist()
+    sums = [math.fsum(ordered[start:stop]) for start, stop in pairwise(ends)]
+    return sums, [stop - start for start, stop in pairwise(ends)]
+
+
+# tables
+
+
+def _learned_table(call: Call, context: Context) -> list[float]:
+    return list(call.state["table"])
+
+
+def _ordinal_table(call: Call, context: Context) -> list[float]:
+    return [*map(float, range(context.size(call.source))), -1.0, np.nan]
+
+
+def _lookup_table(call: Call, context: Context) -> list[float]:
+    numbers, default = call.params["table"], call.params.get("default", np.nan)
+    known = [numbers.get(text, default) for text in context.vocabularies[call.source.name]]
+    return [*known, default, default]
+
+
+_TABLES: Final = {
+    "ordinal/1": _ordinal_table,
+    "frequency/1": _learned_table,
+    "target_mean/1": _learned_table,
+    "lookup/1": _lookup_table,
+}
 
 
 def _table(call: Call, context: Context) -> list[float]:
     """The number for each code 0..V-1, unknown, missing."""
-    if "table" in call.state:
-        return list(call.state["table"])
-    field = call.source
-    size = context.size(field)
-    if call.expression is not None and call.expression.op == "ordinal/1":
-        return [float(code) for code in range(size)] + [-1.0, np.nan]
-    known, default = call.params["table"], call.params.get("default", np.nan)
-    return [known.get(text, default) for text in context.vocabularies[field.name]] + [default] * 2
+    assert call.expression is not None
+    return _TABLES[call.expression.op](call, context)
 
 
 def _lower_table(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
     """All tables of equal length end to end and one Gather: five nodes for any number of columns.
 
-    Total for any float64: what is beyond a table is its last entry, missing; what is below, or NaN, which
-    the cast makes the smallest integer, is code 0. Encoders send neither.
+    Total for any float64: what is beyond a table is its last entry, missing; what is below, or NaN,
+    which the cast makes the smallest integer, is code 0. Encoders send neither.
     """
     tables = [_table(call, context) for call in calls]
     length = max(map(len, tables))
     padded = [table + table[-1:] * (length - len(table)) for table in tables]
-    columns = b.tensor([call.columns[0] for call in calls if call.columns[0] is not None])
-    codes = b.to_integers(columns)
+    codes = b.to_integers(operands(b, calls))
     index = b.node("Clip", [codes, *(b.constant(bound, np.int64) for bound in (0, length - 1))])
     if len(tables) > 1:
         starts = b.constant([[length * position for position in range(len(tables))]], np.int64)
@@ -82,44 +119,79 @@ def _lower_table(b: GraphBuilder, calls: Sequence[Call], context: Context) -> st
     return b.node("Gather", [b.constant(np.concatenate(padded)), index], axis=0)
 
 
+# columns
+
+
 def _lower_one_hot(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
-    return equal_to(b, [(call.columns[0], _codes(call, context)) for call in calls])
+    return equal_to(b, [(call.operand, _codes(call, context)) for call in calls])
 
 
 def _codes(call: Call, context: Context) -> list[float]:
     size = context.size(call.source)
-    extra = [size] * bool(call.params.get("unknown")) + [size + 1] * bool(
-        call.params.get("missing")
-    )
-    return [float(code) for code in [*range(size), *extra]]
+    codes = list(range(size))
+    codes += [size] if call.params.get("unknown") else []
+    codes += [size + 1] if call.params.get("missing") else []
+    return [float(code) for code in codes]
 
 
 def _one_hot_suffixes(expression: Expression, context: Context) -> list[str]:
+    """`=text`; `#unknown` and `#missing`, which no text can be mistaken for."""
     field = expression.args[0].field
     assert field is not None
     extra = [f"#{name}" for name in ("unknown", "missing") if expression.params.get(name)]
-    return [f"={text}" for text in [*context.vocabularies[field.name], *extra]]
+    return [f"={text}" for text in context.vocabularies[field.name]] + extra
 
 
-def _lower_category_is_null(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
-    return equal_to(
-        b, [(call.columns[0], [float(context.size(call.source) + 1)]) for call in calls]
-    )
+def _lower_is_null(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
+    missing = [float(context.size(call.source) + 1) for call in calls]
+    return equal_to(b, [(call.operand, [code]) for call, code in zip(calls, missing, strict=True)])
 
 
 CATEGORY_OPS: Final = (
-    Op("one_hot/1", Columns, _lower_one_hot, "one_hot", "One column per text of the vocabulary.", None, None, _one_hot_suffixes),
-    Op("ordinal/1", Number, _lower_table, "table", "Position in the vocabulary; unknown -1, missing null."),
-    Op("frequency/1", Number, _lower_table, "table", "Share of the training rows with this value.", None, _fit_frequency),
-    Op("target_mean/1", Number, _lower_table, "table", "Smoothed mean of the target for this value.", None, _fit_target_mean),
-    Op("lookup/1", Number, _lower_table, "table", "A constant number for each text."),
-)  # fmt: skip
+    Op(
+        name="one_hot/1",
+        doc="One column per text of the vocabulary.",
+        gives=Columns,
+        lower=_lower_one_hot,
+        suffixes=_one_hot_suffixes,
+    ),
+    Op(
+        name="ordinal/1",
+        doc="Position in the vocabulary; unknown -1, missing null.",
+        gives=Number,
+        lower=_lower_table,
+        group="table",
+    ),
+    Op(
+        name="frequency/1",
+        doc="Share of the training rows with this value.",
+        gives=Number,
+        lower=_lower_table,
+        group="table",
+        fit=_fit_frequency,
+    ),
+    Op(
+        name="target_mean/1",
+        doc="Smoothed mean of the target for this value.",
+        gives=Number,
+        lower=_lower_table,
+        group="table",
+        fit=_fit_target_mean,
+    ),
+    Op(
+        name="lookup/1",
+        doc="A constant number for each text.",
+        gives=Number,
+        lower=_lower_table,
+        group="table",
+    ),
+)
 
 CATEGORY_IS_NULL: Final = Op(
-    "is_null/1",
-    Number,
-    _lower_category_is_null,
-    "category_is_null",
-    "1 where the value is missing.",
+    name="is_null/1",
+    doc="1 where the value is missing.",
+    gives=Boolean,
+    lower=_lower_is_null,
+    group="category_is_null",
 )
 """How `is_null/1` is lowered when its operand is a category, whose null is a code."""

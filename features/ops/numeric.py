@@ -1,50 +1,56 @@
 """Operators on one number: imputing, clipping, scaling, logarithms, buckets.
 
-All arithmetic is float64. Undefined results are null, never an infinity, so that a later `impute` catches
-them.
+All arithmetic is float64. Undefined results are null, so that a later `impute` catches them; what
+overflows in + - * is infinite until the end, where it is null.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from features.encoding import shortest
 from features.errors import FitError
-from features.expressions import Boolean, Columns, Expression, Number
-from features.ops.base import Call, Context, FitInput, FloatColumn, Op
+from features.expressions import PERIODS, Boolean, Columns, Expression, Number, Params
+from features.ops.base import Call, Context, FitInput, FloatColumn, Lower, Op
 
 if TYPE_CHECKING:
-    from features.graph import GraphBuilder
+    from features.graph import Column, GraphBuilder
 
 GRID: Final = 2.0**24
-"""sin and cos are rounded to multiples of 1 / GRID: a row alone and in a batch then have equal bits."""
+"""sin and cos are rounded to multiples of 1 / GRID: equal bits from every runtime's routine."""
+
+SMALLEST_NORMAL: Final = sys.float_info.min
+"""2.2e-308. Below it, onnxruntime 1.20 and 1.31 have different logarithms and exponentials."""
 
 LARGEST_EXPONENT: Final = 709.0
+SMALLEST_EXPONENT: Final = -708.0
+"""Where e to the x still is a normal number, and far below the smallest float32."""
+
 TINY: Final = 1e-8
-"""Below this, log(1 + x) and x agree better in float64 than log(1 + x) computed as written."""
+"""Up to this, log(1 + x) and x agree better in float64 than log(1 + x) computed as written."""
+
+SPLIT: Final = 2.0**29
+"""x + x * SPLIT has 24 bits of x left: 53 in all, less 29."""
 
 
 def operands(b: GraphBuilder, calls: Sequence[Call]) -> str:
     """The tensor of the calls' first operands."""
-    return b.tensor([call.columns[0] for call in calls if call.columns[0] is not None])
+    return b.tensor([call.operand for call in calls])
 
 
 def vector(b: GraphBuilder, calls: Sequence[Call], name: str, neutral: float) -> str:
-    """One constant per call, from its state or parameters."""
-
-    def value(call: Call) -> float:
-        if call.neutral:
-            return neutral
-        found = call.state.get(name, call.params.get(name))
-        return neutral if found is None else float(found)
-
-    return b.vector([value(call) for call in calls])
+    """One constant per call, from its state or parameters; what it lacks is neutral."""
+    found = [call.state.get(name, call.params.get(name)) for call in calls]
+    return b.vector([neutral if value is None else float(value) for value in found])
 
 
 def present(fit: FitInput) -> FloatColumn:
-    """The values that are not null; at least one, or the operator cannot learn."""
+    """The values that are finite; at least one, or the operator cannot learn."""
     values = fit.values[np.isfinite(fit.values)]
     if not len(values):
         raise FitError(
@@ -57,22 +63,39 @@ def present(fit: FitInput) -> FloatColumn:
 # impute
 
 
+def _imputes_a_statistic(params: Params) -> bool:
+    return isinstance(params["with"], str)
+
+
 def _fit_impute(fit: FitInput) -> dict[str, Any]:
-    how = fit.params["with"]
-    if not isinstance(how, str):
-        return {"value": float(how)}
-    values = present(fit)
-    if how == "median":
-        return {"value": float(np.median(values))}
-    if how == "mean":
-        return {"value": float(np.mean(values))}
+    return {"value": _STATISTICS[fit.params["with"]](present(fit))}
+
+
+def _median(values: FloatColumn) -> float:
+    return float(np.median(values))
+
+
+def _mean(values: FloatColumn) -> float:
+    """Exact before one rounding, so that the order of rows does not matter."""
+    return math.fsum(values.tolist()) / len(values)
+
+
+def _mode(values: FloatColumn) -> float:
     found, counts = np.unique(values, return_counts=True)
-    return {"value": float(found[np.argmax(counts)])}
+    return float(found[np.argmax(counts)])
+
+
+_STATISTICS: Final = {"median": _median, "mean": _mean, "mode": _mode}
+
+
+def imputed_value(params: Params, state: Any) -> float:
+    return float(state["value"] if _imputes_a_statistic(params) else params["with"])
 
 
 def _lower_impute(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
     x = operands(b, calls)
-    return b.node("Where", [b.node("IsNaN", [x]), vector(b, calls, "value", np.nan), x])
+    values = [np.nan if call.neutral else imputed_value(call.params, call.state) for call in calls]
+    return b.node("Where", [b.node("IsNaN", [x]), b.vector(values), x])
 
 
 def _lower_is_null(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
@@ -82,9 +105,11 @@ def _lower_is_null(b: GraphBuilder, calls: Sequence[Call], context: Context) -> 
 # clip and scale
 
 
+def _clips_at_quantiles(params: Params) -> bool:
+    return "quantiles" in params
+
+
 def _fit_clip(fit: FitInput) -> dict[str, Any]:
-    if "quantiles" not in fit.params:
-        return {}
     low, high = np.quantile(present(fit), fit.params["quantiles"])
     return {"low": float(low), "high": float(high)}
 
@@ -97,7 +122,8 @@ def _lower_clip(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str
 
 def _fit_standardize(fit: FitInput) -> dict[str, Any]:
     values = present(fit)
-    return {"shift": float(np.mean(values)), "scale": _positive(float(np.std(values)))}
+    mean = _mean(values)
+    return {"shift": mean, "scale": _positive(math.sqrt(_mean((values - mean) ** 2)))}
 
 
 def _fit_min_max(fit: FitInput) -> dict[str, Any]:
@@ -126,28 +152,27 @@ def _lower_shift_scale(b: GraphBuilder, calls: Sequence[Call], context: Context)
 
 def _lower_log(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
     x = operands(b, calls)
-    return b.node("Log", [b.null_unless(b.node("Greater", [x, b.constant(0.0)]), x)])
+    is_normal = b.node("GreaterOrEqual", [x, b.constant(SMALLEST_NORMAL)])
+    return b.node("Log", [b.null_unless(is_normal, x)])
 
 
 def _lower_log1p(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
-    x = operands(b, calls)
+    x = size = operands(b, calls)
     moved = b.node("Add", [x, b.constant(1.0)])
     # An operand that is never negative needs neither the guard of log(0) nor the magnitude.
     if not all(call.neutral or call.never_negative for call in calls):
         moved = b.null_unless(b.node("Greater", [moved, b.constant(0.0)]), moved)
-        x_size = b.node("Abs", [x])
-    else:
-        x_size = x
+        size = b.node("Abs", [x])
     # A column that rides along is "small" always, and so stays what it is.
-    small = b.node("Less", [x_size, b.vector([np.inf if c.neutral else TINY for c in calls])])
-    return b.node("Where", [small, x, b.node("Log", [moved])])
+    bounds = b.vector([np.inf if call.neutral else TINY for call in calls])
+    return b.node("Where", [b.node("LessOrEqual", [size, bounds]), x, b.node("Log", [moved])])
 
 
 def _lower_exp(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
     x = operands(b, calls)
-    # From -745 on the result is 0; onnxruntime 1.20 gives 5.6e-309 for minus infinity.
     fits = b.node("LessOrEqual", [x, b.constant(LARGEST_EXPONENT)])
-    return b.node("Exp", [b.node("Max", [b.null_unless(fits, x), b.constant(-746.0)])])
+    raised = b.node("Max", [b.null_unless(fits, x), b.constant(SMALLEST_EXPONENT)])
+    return b.node("Exp", [raised])
 
 
 def _lower_sqrt(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
@@ -156,8 +181,8 @@ def _lower_sqrt(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str
 
 
 def _lower_power(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
-    raised = b.node("Pow", [operands(b, calls), vector(b, calls, "exponent", 1.0)])
-    return finite(b, raised)
+    # Paired, or a lone exponent would take onnxruntime's shortcut x * x * x in batches alone.
+    return finite(b, b.node("Pow", [operands(b, calls), vector(b, calls, "exponent", 1.0)]))
 
 
 def finite(b: GraphBuilder, tensor: str) -> str:
@@ -166,7 +191,13 @@ def finite(b: GraphBuilder, tensor: str) -> str:
     return b.null_unless(bounded, tensor)
 
 
-def _simple(op: str) -> Any:
+def _lower_settle(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
+    x = operands(b, calls)
+    far = b.node("Mul", [x, b.constant(SPLIT)])
+    return b.node("Sub", [b.node("Add", [x, far]), far])
+
+
+def _one_node(op: str) -> Lower:
     def lower(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
         return b.node(op, [operands(b, calls)])
 
@@ -176,9 +207,11 @@ def _simple(op: str) -> Any:
 # buckets and one-hot
 
 
+def _learns_edges(params: Params) -> bool:
+    return "bins" in params
+
+
 def _fit_bucketize(fit: FitInput) -> dict[str, Any]:
-    if "edges" in fit.params:
-        return {}
     shares = np.arange(1, fit.params["bins"]) / fit.params["bins"]
     edges = np.unique(np.quantile(present(fit), shares))
     return {"edges": [float(edge) for edge in edges]}
@@ -191,20 +224,22 @@ def _lower_bucketize(b: GraphBuilder, calls: Sequence[Call], context: Context) -
     padded = [row + [np.inf] * (longest - len(row)) for row in edges]
     above = b.node("Greater", [b.node("Unsqueeze", [x, b.integers([2])]), b.constant(padded)])
     count = b.node("ReduceSum", [b.cast(above), b.integers([2])], keepdims=0)
+    if all(call.never_null for call in calls):
+        return count
     return b.node("Where", [b.node("IsNaN", [x]), x, count])
 
 
-def _values(expression: Expression, context: Context) -> list[str]:
-    return [f"={value:g}" for value in expression.params["values"]]
+def _lower_one_hot(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
+    return equal_to(b, [(call.operand, call.params["values"]) for call in calls])
 
 
-def _lower_one_hot_values(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
-    return equal_to(b, [(call.columns[0], call.params["values"]) for call in calls])
+def _value_suffixes(expression: Expression, context: Context) -> list[str]:
+    return [f"={shortest(value)}" for value in expression.params["values"]]
 
 
-def equal_to(b: GraphBuilder, wanted: Sequence[tuple[int | None, Sequence[float]]]) -> str:
+def equal_to(b: GraphBuilder, wanted: Sequence[tuple[Column, Sequence[float]]]) -> str:
     """One column per (column, value): 1 where equal, else 0; null equals nothing."""
-    columns = [column for column, values in wanted for _ in values if column is not None]
+    columns = [column for column, values in wanted for _ in values]
     constants = [float(value) for _, values in wanted for value in values]
     return b.cast(b.node("Equal", [b.tensor(columns), b.vector(constants)]))
 
@@ -213,36 +248,176 @@ def equal_to(b: GraphBuilder, wanted: Sequence[tuple[int | None, Sequence[float]
 
 
 def _lower_cyclic(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
-    columns = [call.columns[0] for call in calls if call.columns[0] is not None for _ in "sc"]
-    factors = [2 * np.pi / call.params["period"] for call in calls for _ in "sc"]
-    # cos(x) as sin(x + pi/2): Cos has no float64 kernel before onnxruntime 1.28.
-    phases = [phase for _ in calls for phase in (0.0, np.pi / 2)]
-    angle = b.node("Mul", [b.tensor(columns), b.vector(factors)])
+    # Twice each column: sin and cos. cos(x) is sin(x + pi/2), as Cos has no float64 kernel before
+    # onnxruntime 1.28.
+    x = b.tensor([call.operand for call in calls for _ in _WAVES])
+    reach = [_reach(call) for call in calls for _ in _WAVES]
+    if any(map(math.isfinite, reach)):
+        x = b.node("Mod", [x, b.vector(reach)], fmod=1)
+    factors = [2 * math.pi / call.params["period"] for call in calls for _ in _WAVES]
+    phases = [phase for _ in calls for phase in _WAVES.values()]
+    angle = b.node("Mul", [x, b.vector(factors)])
     wave = b.node("Sin", [b.node("Add", [angle, b.vector(phases)])])
     steps = b.node("Round", [b.node("Mul", [wave, b.constant(GRID)])])
     return b.node("Mul", [steps, b.constant(1 / GRID)])
 
 
+_WAVES: Final = {"sin": 0.0, "cos": math.pi / 2}
+
+
+def _reach(call: Call) -> float:
+    """Where a number starts again: runtimes differ in the sines of large angles.
+
+    A part of the calendar never gets there, and its remainder by infinity is itself.
+    """
+    assert call.expression is not None
+    return math.inf if call.expression.args[0].op in PERIODS else call.params["period"]
+
+
 def _cyclic_suffixes(expression: Expression, context: Context) -> list[str]:
-    return ["_sin", "_cos"]
+    return [f"_{name}" for name in _WAVES]
 
 
 NUMERIC_OPS: Final = (
-    Op("impute/1", Number, _lower_impute, "impute", "Null becomes a constant or a statistic of the training rows.", "keep", _fit_impute),
-    Op("is_null/1", Boolean, _lower_is_null, "is_null", "1 where the value is null, else 0.", "drop"),
-    Op("clip/1", Number, _lower_clip, "clip", "Values outside the bounds become the bound.", "keep", _fit_clip),
-    Op("standardize/1", Number, _lower_shift_scale, "shift_scale", "(x - mean) / standard deviation.", "keep", _fit_standardize),
-    Op("min_max/1", Number, _lower_shift_scale, "shift_scale", "(x - min) / (max - min).", "keep", _fit_min_max),
-    Op("robust_scale/1", Number, _lower_shift_scale, "shift_scale", "(x - median) / interquartile range.", "keep", _fit_robust_scale),
-    Op("log/1", Number, _lower_log, "log", "Natural logarithm; null for x <= 0.", "mask"),
-    Op("log1p/1", Number, _lower_log1p, "log1p", "log(1 + x); null for x <= -1.", "keep"),
-    Op("exp/1", Number, _lower_exp, "exp", "e to the x; null above 709.", "mask"),
-    Op("sqrt/1", Number, _lower_sqrt, "sqrt", "Square root; null below 0.", "mask"),
-    Op("abs/1", Number, _simple("Abs"), "abs", "Magnitude.", "mask"),
-    Op("round/1", Number, _simple("Round"), "round", "Nearest integer, halves to even.", "mask"),
-    Op("floor/1", Number, _simple("Floor"), "floor", "Largest integer not above x.", "mask"),
-    Op("power/1", Number, _lower_power, "power", "x to a constant exponent; null where undefined.", "mask"),
-    Op("bucketize/1", Number, _lower_bucketize, "bucketize", "How many edges are below x.", None, _fit_bucketize),
-    Op("one_hot_values/1", Columns, _lower_one_hot_values, "one_hot_values", "One column per listed value.", None, None, _values),
-    Op("cyclic/1", Columns, _lower_cyclic, "cyclic", "sin and cos over a period.", None, None, _cyclic_suffixes),
-)  # fmt: skip
+    Op(
+        name="impute/1",
+        doc="Null becomes a constant or a statistic of the training rows.",
+        gives=Number,
+        lower=_lower_impute,
+        riders="keep",
+        fit=_fit_impute,
+        learns=_imputes_a_statistic,
+    ),
+    Op(
+        name="is_null/1",
+        doc="1 where the value is null, else 0.",
+        gives=Boolean,
+        lower=_lower_is_null,
+        riders="drop",
+    ),
+    Op(
+        name="clip/1",
+        doc="Values outside the bounds become the bound.",
+        gives=Number,
+        lower=_lower_clip,
+        riders="keep",
+        fit=_fit_clip,
+        learns=_clips_at_quantiles,
+    ),
+    Op(
+        name="standardize/1",
+        doc="(x - mean) / standard deviation.",
+        gives=Number,
+        lower=_lower_shift_scale,
+        group="shift_scale",
+        riders="keep",
+        fit=_fit_standardize,
+    ),
+    Op(
+        name="min_max/1",
+        doc="(x - min) / (max - min).",
+        gives=Number,
+        lower=_lower_shift_scale,
+        group="shift_scale",
+        riders="keep",
+        fit=_fit_min_max,
+    ),
+    Op(
+        name="robust_scale/1",
+        doc="(x - median) / interquartile range.",
+        gives=Number,
+        lower=_lower_shift_scale,
+        group="shift_scale",
+        riders="keep",
+        fit=_fit_robust_scale,
+    ),
+    Op(
+        name="log/1",
+        doc="Natural logarithm; null for x <= 0 and below 2.2e-308.",
+        gives=Number,
+        lower=_lower_log,
+        riders="mask",
+        paired=True,
+    ),
+    Op(
+        name="log1p/1",
+        doc="log(1 + x); null for x <= -1.",
+        gives=Number,
+        lower=_lower_log1p,
+        riders="keep",
+        paired=True,
+    ),
+    Op(
+        name="exp/1",
+        doc="e to the x; null above 709.",
+        gives=Number,
+        lower=_lower_exp,
+        riders="mask",
+        paired=True,
+    ),
+    Op(
+        name="sqrt/1",
+        doc="Square root; null below 0.",
+        gives=Number,
+        lower=_lower_sqrt,
+        riders="mask",
+    ),
+    Op(
+        name="abs/1",
+        doc="Magnitude.",
+        gives=Number,
+        lower=_one_node("Abs"),
+        riders="mask",
+    ),
+    Op(
+        name="round/1",
+        doc="Nearest integer, halves to even.",
+        gives=Number,
+        lower=_one_node("Round"),
+        riders="mask",
+    ),
+    Op(
+        name="floor/1",
+        doc="Largest integer not above x.",
+        gives=Number,
+        lower=_one_node("Floor"),
+        riders="mask",
+    ),
+    Op(
+        name="power/1",
+        doc="x to a constant exponent; null where undefined.",
+        gives=Number,
+        lower=_lower_power,
+        riders="mask",
+        paired=True,
+    ),
+    Op(
+        name="settle/1",
+        doc="x to 24 significant bits, before a step; null beyond 3e299.",
+        gives=Number,
+        lower=_lower_settle,
+        riders="mask",
+    ),
+    Op(
+        name="bucketize/1",
+        doc="How many edges are below x.",
+        gives=Number,
+        lower=_lower_bucketize,
+        fit=_fit_bucketize,
+        learns=_learns_edges,
+    ),
+    Op(
+        name="one_hot_values/1",
+        doc="One column per listed value.",
+        gives=Columns,
+        lower=_lower_one_hot,
+        suffixes=_value_suffixes,
+    ),
+    Op(
+        name="cyclic/1",
+        doc="sin and cos over a period.",
+        gives=Columns,
+        lower=_lower_cyclic,
+        suffixes=_cyclic_suffixes,
+    ),
+)

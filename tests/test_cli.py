@@ -1,0 +1,287 @@
+"""The command line from outside: what it prints, for people and scripts, and what its exit codes mean."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from server.cli import main
+from server.cli.exits import DONE, REFUSED, UNAVAILABLE, USAGE
+from tests.serving import serving
+from tests.tiny import GOOD, NAME, SECRET, pack_tiny, table
+
+BAD = {**GOOD, "age": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, as the installed script would."""
+
+    def call(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["keelmark", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    pack_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(store: Path) -> Path:
+    return store / NAME / "1"
+
+
+# help and usage
+
+
+def test_help_names_every_command_and_the_exit_codes(run: Run):
+    ran = run("--help")
+    assert ran.code == DONE
+    for word in ("serve", "verify", "inspect", "predict", "demo", "Exit codes: 0 done"):
+        assert word in ran.out
+
+
+@pytest.mark.parametrize("wrong", [["nonsense"], ["serve", "--nonsense"], ["verify"]])
+def test_wrong_usage_is_2(run: Run, wrong: list[str]):
+    assert run(*wrong).code == USAGE
+
+
+# serve --check
+
+
+def test_check_prints_every_setting_and_where_it_came_from(run: Run):
+    ran = run("serve", "--check", "--port", "9000")
+    assert ran.code == DONE
+    assert "port" in ran.out
+    assert "--port" in ran.out
+    as_json = run("serve", "--check", "--json", "--max-rows", "7").json
+    assert as_json["max_rows"] == {"value": "7", "from": "--max-rows"}
+    assert as_json["port"] == {"value": "8080", "from": "default"}
+
+
+def test_check_refuses_a_bad_setting(run: Run):
+    ran = run("serve", "--check", "--max-rows", "0")
+    assert ran.code == USAGE
+    assert "max_rows (from --max-rows)" in ran.err
+
+
+# verify and inspect
+
+
+def test_verify_tells_what_was_replayed(run: Run, folder: Path):
+    ran = run("verify", folder)
+    assert ran.code == DONE
+    assert "may serve here" in ran.out
+    assert "age: missing (reject)" in ran.out
+
+
+def test_verify_by_name_as_json(run: Run, store: Path):
+    for named in (NAME, f"{NAME}/1"):
+        ran = run("verify", named, "--store", store, "--json")
+        assert ran.code == DONE
+        assert ran.json["gate"]["batch_exact"] is True
+        assert ran.json["coverage"]["rungs"]["model"] > 0
+
+
+def test_verify_refuses_a_spoilt_bundle(run: Run, tmp_path: Path):
+    spoilt = pack_tiny(tmp_path)
+    (spoilt / "model.onnx").write_bytes(b"x")
+    ran = run("verify", spoilt)
+    assert ran.code == REFUSED
+    assert ran.err.startswith("BundleCorrupt: ")
+    assert "model.onnx" in ran.err
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_a_bundle_that_is_not_there_is_unavailable(run: Run, store: Path, command: str):
+    ran = run(command, f"{NAME}/9", "--store", store)
+    assert ran.code == UNAVAILABLE
+    assert "it has versions ['1']" in ran.err
+
+
+def test_several_versions_without_a_wish_are_not_guessed(run: Run, tmp_path: Path):
+    pack_tiny(tmp_path, "1")
+    pack_tiny(tmp_path, "2")
+    ran = run("inspect", NAME, "--store", tmp_path)
+    assert ran.code == UNAVAILABLE
+    assert "NothingLive" in ran.err
+
+
+def test_inspect_shows_fields_policies_outputs_and_an_example(run: Run, folder: Path):
+    ran = run("inspect", folder)
+    assert ran.code == DONE
+    for text in ("tiny@1+", "number from 0 to 120 y", "missing: reject", "probability", "Example"):
+        assert text in ran.out
+
+
+def test_inspect_as_json(run: Run, folder: Path):
+    shown = run("inspect", folder, "--json").json
+    assert shown["manifest"]["name"] == NAME
+    assert {field["name"] for field in shown["fields"]} == set(GOOD)
+    assert shown["policies"]["age"]["missing"] == {"policy": "reject"}
+    assert len(shown["digest"]) == 64
+
+
+# predict
+
+
+def test_a_record_is_answered_as_the_server_answers_it(run: Run, folder: Path, tmp_path: Path):
+    changes: list[dict[str, Any]] = [{}, {"height": 99}, {"member": "x"}, {"age": "x"}]
+    records = [{**GOOD, **change} for change in changes]
+    ran = run("predict", folder, json.dumps(records))
+    with serving(folder.parent.parent, tmp_path, "--drain-delay-seconds", "0") as server:
+        served = server.predict(NAME, records).body["predictions"]
+    assert ran.code == REFUSED
+    assert ran.json == served
+
+
+def test_one_record_from_an_argument_a_file_and_standard_input(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text = json.dumps(GOOD)
+    (tmp_path / "record.json").write_text(text)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    answers = [run("predict", folder, given) for given in (text, tmp_path / "record.json", "-")]
+    assert [ran.code for ran in answers] == [DONE] * 3
+    assert answers[0].json == answers[1].json == answers[2].json
+    assert answers[0].json["served_by"] == "model"
+
+
+@pytest.mark.parametrize("wrong", ["{", "17", '[{"age": 1}, 2]', "nowhere.csv"])
+def test_what_is_no_record_and_no_file_is_wrong_usage(run: Run, folder: Path, wrong: str):
+    assert run("predict", folder, wrong).code == USAGE
+
+
+HEAD = "id,age,height,member,city,seen,salary"
+LINES = [
+    "1,60,1.8,true,Bern,2024-03-05T12:00:00Z,5.5",
+    "2,60,1048.36,TRUE,Bern,2024-03-05T12:00:00Z,",
+    "3,60,1.8,perhaps,Bern,2024-03-05T12:00:00Z,NA",
+    "4,,1.8,false,Bern,2024-03-05T12:00:00Z,1",
+    "5,old,1.8,false,Bern,2024-03-05T12:00:00Z,1",
+]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([HEAD, *LINES]) + "\n")
+    return path
+
+
+def test_a_csv_table_gets_the_answers_as_columns(run: Run, folder: Path, rows: Path):
+    ran = run("predict", folder, rows)
+    assert ran.code == REFUSED
+    answered = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [row["id"] for row in answered] == ["1", "2", "3", "4", "5"]
+    assert [row["served_by"] for row in answered] == ["model", "model", "rules", "", ""]
+    assert answered[1]["repaired"] == "height:out_of_bounds"
+    assert answered[1]["height"] == "1048.36"
+    assert answered[2]["reasons"] == "member:invalid"
+    assert "age is missing" in answered[3]["error"]
+    assert "age is invalid" in answered[4]["error"]
+    record = json.dumps(GOOD)
+    assert float(answered[0]["prediction"]) == run("predict", folder, record).json["prediction"]
+
+
+def test_json_lines_and_parquet_give_the_same_answers(run: Run, folder: Path, tmp_path: Path):
+    columns = table(50, seed=3)
+    columns["seen"] = [text + "Z" for text in columns["seen"]]
+    columns["age"] = [float(age) for age in columns["age"]]
+    columns["height"] = [float(height) for height in columns["height"]]
+    columns["salary"] = [float(salary) for salary in columns["salary"]]
+    columns["decision"] = ["mine"] * 50
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    arrow = pa.table(columns)
+    pq.write_table(arrow, tmp_path / "rows.parquet")
+
+    for suffix in ("jsonl", "parquet", "csv"):
+        for source in ("jsonl", "parquet"):
+            out = tmp_path / f"{source}.{suffix}"
+            assert run("predict", folder, tmp_path / f"rows.{source}", "--out", out).code == DONE
+    from_lines = [json.loads(line) for line in (tmp_path / "jsonl.jsonl").read_text().splitlines()]
+    from_table = pq.read_table(tmp_path / "parquet.parquet").to_pylist()
+    assert [row["prediction"] for row in from_lines] == [row["prediction"] for row in from_table]
+    assert from_lines[0]["decision"] == from_table[0]["decision"] == "mine"
+    assert from_lines[0]["keelmark_decision"] in ("yes", "no")
+    assert pq.read_table(tmp_path / "jsonl.parquet").num_rows == 50
+
+
+def test_answers_in_another_format_are_wrong_usage(run: Run, folder: Path, rows: Path):
+    assert run("predict", folder, rows, "--out", "answers.xml").code == USAGE
+
+
+def test_a_table_without_a_column_is_refused(run: Run, folder: Path, tmp_path: Path):
+    pq.write_table(pa.table({"age": [1.0]}), tmp_path / "rows.parquet")
+    ran = run("predict", folder, tmp_path / "rows.parquet")
+    assert ran.code == REFUSED
+    assert "TableError" in ran.err
+
+
+def test_values_of_sensitive_fields_are_in_no_error(run: Run, folder: Path):
+    ran = run("predict", folder, json.dumps({**BAD, "salary": f"{SECRET}"}))
+    assert str(SECRET) not in ran.out + ran.err
+
+
+# demo
+
+
+def test_demo_without_a_server_that_answers_is_unavailable(run: Run):
+    ran = run("demo", "--rows", "1", "--url", "http://127.0.0.1:9", "--json")
+    assert ran.code == UNAVAILABLE
+    assert "does not answer" in ran.err
+
+
+def test_demo_replays_later_flights_against_a_server_of_its_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KEELMARK_STATE_DIR", str(tmp_path))
+    shown = run("demo", "--rows", "60", "--rate", "2000", "--json")
+    assert shown.code == DONE
+    summary = shown.json
+    assert summary["sent"] == 60
+    assert summary["statuses"] == {"200": 60}
+    assert summary["until"] > "2013-06-01"
+    assert sum(summary["served_by"].values()) == 60
+
+
+def test_demo_shows_a_summary_to_people(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KEELMARK_STATE_DIR", str(tmp_path))
+    ran = run("demo", "--rows", "20", "--rate", "2000", "--since", "2013-12-24")
+    assert ran.code == DONE
+    assert "20 flights" in ran.out
+    assert "really late" in ran.out
+    assert "2013-12-24" in ran.out
