@@ -1,4 +1,4 @@
-"""The command line from outside: what it prints, for people and scripts, and what its exit codes mean."""
+"""The command line from outside: what it prints, and what its exit codes mean."""
 
 import csv
 import io
