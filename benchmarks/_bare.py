@@ -1,7 +1,8 @@
-"""The reference of the HTTP benchmark: uvicorn, a raw ASGI app, the same fused graph, and nothing else.
+"""The reference of the HTTP benchmark: uvicorn, a raw ASGI app, the same fused graph, no more.
 
-It checks nothing, counts nothing and knows the record's shape by heart: the floor under any server that
-decodes JSON and runs this graph. `--echo` answers a constant: the floor under any uvicorn application.
+It checks nothing, counts nothing and knows the record's shape by heart: the floor under any server
+that decodes JSON and runs this graph. `--echo` answers a constant: the floor under any uvicorn
+application.
 """
 
 import argparse

@@ -30,8 +30,12 @@ class Sample:
 
 @contextlib.contextmanager
 def started(command: list[str], port: int, *, ready: str | None = None) -> Iterator[int]:
-    """Runs the command until the block ends; yields its process id once the port accepts, or GET `ready` is 200."""
-    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=lambda: _pin(SERVER_CORE))
+    """Runs the command until the block ends.
+
+    Yields its process id once the port accepts, or once GET `ready` is answered 200.
+    """
+    process = subprocess.Popen(command, cwd=ROOT)
+    _pin(process.pid, SERVER_CORE)
     try:
         _wait_for(port, ready, process)
         yield process.pid
@@ -55,10 +59,19 @@ def keelmark(store: Path, port: int, state: Path) -> list[str]:
 
 def bare(bundle: Path, port: int, *, echo: bool = False) -> list[str]:
     program = str(ROOT / "benchmarks" / "_bare.py")
-    return [sys.executable, program, str(bundle), "--port", str(port), *(["--echo"] if echo else [])]
+    return [
+        sys.executable,
+        program,
+        str(bundle),
+        "--port",
+        str(port),
+        *(["--echo"] if echo else []),
+    ]
 
 
-def load(pid: int, port: int, path: str, bodies: list[str], connections: int, seconds: int) -> Sample:
+def load(
+    pid: int, port: int, path: str, bodies: list[str], connections: int, seconds: int
+) -> Sample:
     """Closed loop with wrk: each connection sends its next request when it has its answer.
 
     Raises:
@@ -68,17 +81,22 @@ def load(pid: int, port: int, path: str, bodies: list[str], connections: int, se
         script.write(_script(bodies))
         script.flush()
         before, start = _cpu_seconds(pid), time.perf_counter()
-        result = subprocess.run(
-            ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name,
-             f"http://127.0.0.1:{port}{path}"],
-            capture_output=True, text=True, check=False, preexec_fn=lambda: _pin(LOAD_CORE),
-        )  # fmt: skip
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+        command += ["-s", script.name, f"http://127.0.0.1:{port}{path}"]
+        output = _run_load(command)
         used = _cpu_seconds(pid) - before
         elapsed = time.perf_counter() - start
-    if result.returncode or "Non-2xx" in result.stdout or "Socket errors" in result.stdout:
-        raise RuntimeError(f"the load saw errors:\n{result.stdout}{result.stderr}")
-    requests = int(re.search(r"(\d+) requests in", result.stdout)[1])  # type: ignore[index]
-    return Sample(requests / elapsed, used / requests * 1e6, _p99_ms(result.stdout))
+    requests = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
+    return Sample(requests / elapsed, used / requests * 1e6, _p99_ms(output))
+
+
+def _run_load(command: list[str]) -> str:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    _pin(process.pid, LOAD_CORE)
+    output, _ = process.communicate()
+    if process.returncode or "Non-2xx" in output or "Socket errors" in output:
+        raise RuntimeError(f"the load saw errors:\n{output}")
+    return output
 
 
 def _script(bodies: list[str]) -> str:
@@ -89,7 +107,9 @@ wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local bodies = {{{listed}}}
 local requests, next = {{}}, 0
-init = function() for i, body in ipairs(bodies) do requests[i] = wrk.format(nil, nil, nil, body) end end
+init = function()
+  for i, body in ipairs(bodies) do requests[i] = wrk.format(nil, nil, nil, body) end
+end
 request = function() next = next % #requests + 1; return requests[next] end
 """
 
@@ -100,9 +120,10 @@ def _p99_ms(output: str) -> float:
     return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
 
 
-def _pin(core: int) -> None:
+def _pin(pid: int, core: int) -> None:
+    """Keeps a process that has just begun, and the threads it will start, on one core."""
     if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(pid, {core})
 
 
 def _cpu_seconds(pid: int) -> float:

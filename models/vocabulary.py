@@ -1,7 +1,7 @@
 """The closed sets that answers, logs, metrics and documentation share.
 
-Position is the code: a row in the counting ring carries the index of its word in the tuple here, so a
-tuple only ever grows at its end.
+Position is the code: a row in the counting ring carries the index of its word in the tuple here,
+so a tuple only ever grows at its end.
 """
 
 from typing import Final

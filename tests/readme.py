@@ -1,6 +1,6 @@
-"""README.md's blocks of code, for the test that runs them; as a program, writes the real answer into it.
+"""README.md's blocks of code, for the test that runs them; run, it writes the real answer there.
 
-    python -m tests.readme
+python -m tests.readme
 """
 
 import json
