@@ -19,11 +19,8 @@ import uvicorn
 from features import Fitted
 from features.runtime import Session
 
-START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"application/json")],
-}
+START = {"type": "http.response.start", "status": 200}
+CONTENT_TYPE = (b"content-type", b"application/json")
 
 
 def answerer(bundle: Path) -> Callable[[bytes], bytes]:
@@ -33,12 +30,11 @@ def answerer(bundle: Path) -> Callable[[bytes], bytes]:
     convert = [_converter(fitted, field.name) for field in fitted.fields]
     names = [field.name for field in fitted.fields]
     decode = msgspec.json.Decoder().decode
-    primary = session.outputs[0]
 
     def answer(body: bytes) -> bytes:
         get = decode(body).get
         row = np.array([[f(get(name)) for f, name in zip(convert, names, strict=True)]])
-        value = session.only([primary], row)[0].item()
+        value = session.run(row)[0].item()
         return b'{"prediction": %.9g}' % value
 
     return answer
@@ -54,6 +50,10 @@ def _converter(fitted: Fitted, name: str) -> Callable[[Any], float]:
     return lambda value: math.nan if value is None else value
 
 
+def echo(_body: bytes) -> bytes:
+    return b'{"prediction": 0.5}'
+
+
 def application(answer: Callable[[bytes], bytes]) -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -64,20 +64,20 @@ def application(answer: Callable[[bytes], bytes]) -> Any:
             message = await receive()
             body += message["body"]
         content = answer(body)
-        headers = [*START["headers"], (b"content-length", b"%d" % len(content))]
-        await send({**START, "headers": headers})
+        length = (b"content-length", b"%d" % len(content))
+        await send({**START, "headers": [CONTENT_TYPE, length]})
         await send({"type": "http.response.body", "body": content})
 
     return app
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The bare server.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--echo", action="store_true")
     arguments = parser.parse_args()
-    answer = (lambda body: b'{"prediction": 0.5}') if arguments.echo else answerer(arguments.bundle)
+    answer = echo if arguments.echo else answerer(arguments.bundle)
     uvicorn.run(
         application(answer),
         host="127.0.0.1",

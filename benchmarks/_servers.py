@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -29,7 +29,7 @@ class Sample:
 
 
 @contextlib.contextmanager
-def started(command: list[str], port: int, *, ready: str | None = None) -> Iterator[int]:
+def started(command: list[str], port: int, *, ready: str | None = None) -> Generator[int]:
     """Runs the command until the block ends.
 
     Yields its process id once the port accepts, or once GET `ready` is answered 200.

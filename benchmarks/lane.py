@@ -24,7 +24,7 @@ PATH = "/predict/flights"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 64])

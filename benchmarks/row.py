@@ -28,7 +28,7 @@ TABLE_ROWS = 200_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     figures = {**one_row(), **encoding(), **table()}

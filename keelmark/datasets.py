@@ -7,7 +7,7 @@ and with airports that first appear in summer.
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def flights() -> "pd.DataFrame":
         late=(delay > LATE_MINUTES).astype("float64").where(delay.notna()),
     )
     columns = ["carrier", "origin", "dest", "distance", "sched_dep", *WEATHER, "late"]
-    joined = table.merge(
+    joined: Any = table.merge(
         weather[["origin", "time_hour", *WEATHER]], on=["origin", "time_hour"], how="left"
     )
     return joined.sort_values("sched_dep", kind="stable", ignore_index=True)[columns]

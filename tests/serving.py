@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 @contextlib.contextmanager
 def serving(
     store: Path, folder: Path, *arguments: str, environment: dict[str, str] | None = None
-) -> Iterator[Server]:
+) -> Generator[Server]:
     """Runs `keelmark serve` over a store until the block ends; ready when the block begins.
 
     `folder` takes the state folder and the log.

@@ -7,10 +7,10 @@ Trained on January to April 2013, chosen on May; June to December are what it wi
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-import pandas as pd
 from definition import flights as features
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -25,12 +25,12 @@ LATE_FROM = 0.4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("build/store"))
     parser.add_argument("--version", default="1")
     arguments = parser.parse_args()
 
-    table = flights()
+    table: Any = flights()
     known = table[table["late"].notna()]
     month = known["sched_dep"].dt.month
     training, may = known[month <= 4], known[month == 5]
@@ -38,7 +38,7 @@ def main() -> None:
     fitted, x = features.fit_transform(training, target="late", folds=5, seed=0)
     x_may = fitted.transform(may)
     model, auc = choose(x, training["late"], x_may, may["late"])
-    late = model.predict_proba(x_may)[:, 1]
+    late = probability(model, x_may)
 
     folder = pack(
         arguments.store,
@@ -64,9 +64,7 @@ def main() -> None:
     print(f"{folder}: AUC on May {auc:.3f}")
 
 
-def choose(
-    x: FloatRows, y: pd.Series, x_may: FloatRows, y_may: pd.Series
-) -> tuple[lgb.LGBMClassifier, float]:
+def choose(x: FloatRows, y: Any, x_may: FloatRows, y_may: Any) -> tuple[lgb.LGBMClassifier, float]:
     """The number of leaves that ranks May best."""
     best: tuple[float, lgb.LGBMClassifier] | None = None
     for leaves in SIZES:
@@ -81,11 +79,16 @@ def choose(
             verbose=-1,
         )
         model.fit(x, y)
-        auc = float(roc_auc_score(y_may, model.predict_proba(x_may)[:, 1]))
+        auc = float(roc_auc_score(y_may, probability(model, x_may)))
         if best is None or auc > best[0]:
             best = auc, model
     assert best is not None
     return best[1], best[0]
+
+
+def probability(model: Any, x: FloatRows) -> FloatRows:
+    """Of the positive class, float (n,)."""
+    return model.predict_proba(x)[:, 1]
 
 
 if __name__ == "__main__":
