@@ -409,8 +409,10 @@ class Fitted:
         """What `save` wrote; raises as `from_json` does."""
         try:
             value = json.loads(Path(path).read_bytes())
-        except ValueError as error:
-            raise FeaturesCorrupt(f"features.json is no JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise FeaturesCorrupt(
+                f"features.json is no JSON: {error}; use the original file"
+            ) from error
         return cls.from_json(value)
 
     def __repr__(self) -> str:
