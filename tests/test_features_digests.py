@@ -1,0 +1,447 @@
+"""Identity: what keeps a digest, what changes it, and that nothing altered is ever read."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features import (
+    Category,
+    Expression,
+    FeaturesCorrupt,
+    FeatureSet,
+    Field,
+    Fitted,
+    Number,
+    Timestamp,
+    boolean,
+    category,
+    elapsed,
+    maximum,
+    minimum,
+    number,
+    safe_div,
+    timestamp,
+    where,
+)
+from features.digests import canonical_json
+from tests.fit_features import feature_set, summary, table
+
+PROGRAM = Path(__file__).with_name("fit_features.py")
+
+
+@cache
+def fitted() -> Fitted:
+    return feature_set().fit(table(), "target", quiet=True)
+
+
+def run_elsewhere(argument: str, **variables: str) -> dict[str, str]:
+    """What the loose program prints in a process with these variables."""
+    root = str(PROGRAM.parent.parent)
+    ran = subprocess.run(
+        [sys.executable, str(PROGRAM), argument],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": root, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return json.loads(ran.stdout)
+
+
+# the same, wherever and however it is fitted
+
+
+@pytest.mark.parametrize(
+    ("order", "variables"),
+    [
+        ("1", {"PYTHONHASHSEED": "0", "LC_ALL": "C"}),
+        ("2", {"PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"}),
+        ("3", {"PYTHONHASHSEED": "4242", "LC_ALL": "POSIX", "PYTHONUTF8": "0"}),
+        ("4", {"PYTHONHASHSEED": "random", "LC_ALL": "tr_TR.UTF-8", "LANG": "de_DE.UTF-8"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["LC_ALL"],
+)
+def test_digests_are_the_same_under_other_hash_seeds_locales_and_orders(order, variables):
+    assert run_elsewhere(order, **variables) == summary(fitted())
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_the_order_of_training_rows_changes_nothing_that_is_learned(order: int):
+    other = feature_set().fit(table(order), "target", quiet=True)
+    assert other.to_json() == fitted().to_json()
+
+
+def test_features_digest_is_that_of_both_digests():
+    text = f"{fitted().spec_digest}\n{fitted().state_digest}"
+    assert fitted().features_digest == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_identity_is_the_label_and_twelve_digits():
+    assert fitted().identity == f"parcels@3+{fitted().features_digest[:12]}"
+
+
+def test_refitting_keeps_label_and_definition_and_changes_the_state():
+    rows = {name: values[:200] for name, values in table().items()}
+    refitted = feature_set().fit(rows, "target", quiet=True)
+    assert refitted.label == fitted().label == "parcels@3"
+    assert refitted.spec_digest == fitted().spec_digest
+    assert refitted.state_digest != fitted().state_digest
+    assert refitted.features_digest != fitted().features_digest
+
+
+# canonical JSON
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"b": 1, "a": [True, None]}, '{"a":[true,null],"b":1}'),
+        (0.1, '"0x1.999999999999ap-4"'),
+        ([1, 1.0], '[1,"0x1.0000000000000p+0"]'),
+        ([np.float64(2), -0.0], '["0x1.0000000000000p+1","-0x0.0p+0"]'),
+        (float("nan"), '"nan"'),
+        (float("-inf"), '"-inf"'),
+        ("Zürich", '"Z\\u00fcrich"'),
+    ],
+)
+def test_canonical_json_has_one_spelling(value: Any, text: str):
+    assert canonical_json(value) == text.encode("ascii")
+
+
+# what a definition is
+
+_KINDS: dict[str, type[Expression]] = {
+    "number": Number,
+    "category": Category,
+    "timestamp": Timestamp,
+}
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "name": ("number", {"name": "g"}),
+    "nullable": ("number", {"nullable": False}),
+    "description": ("number", {"description": "other words"}),
+    "unit": ("number", {"unit": "km"}),
+    "low": ("number", {"low": -1.0}),
+    "high": ("number", {"high": 1.0}),
+    "out_of_bounds": ("number", {"out_of_bounds": "clip"}),
+    "from_float32": ("number", {"from_float32": True}),
+    "of": ("category", {"of": "integer"}),
+    "normalize": ("category", {"normalize": ("strip",)}),
+    "vocabulary": ("category", {"vocabulary": ("1", "2")}),
+    "max_vocabulary": ("category", {"max_vocabulary": 9}),
+    "tz": ("timestamp", {"tz": "Europe/Paris"}),
+    "epoch": ("timestamp", {"epoch": "ms"}),
+    "sensitive": ("number", {"sensitive": "hash"}),
+    "example": ("number", {"example": 3.5}),
+}
+"""For each attribute of a field but its kind: a kind that has it, and another value of it."""
+
+DOCUMENTATION = {"description", "example"}
+
+
+def definition(*features: Expression) -> str:
+    named = {f"f{index}": feature for index, feature in enumerate(features)}
+    return FeatureSet("set", version=1, features=named).spec_digest
+
+
+def of_field(kind: str, **attributes: Any) -> str:
+    declared: dict[str, Any] = {"name": "f", "kind": kind, **attributes}
+    leaf = _KINDS[kind]("field", field=Field(**declared))
+    assert isinstance(leaf, (Number, Category, Timestamp))
+    return definition(leaf.is_null())
+
+
+def test_every_attribute_of_a_field_is_tried():
+    assert CHANGES.keys() == {field.name for field in dataclasses.fields(Field)} - {"kind"}
+
+
+@pytest.mark.parametrize("attribute", CHANGES)
+def test_only_documentation_of_a_field_keeps_the_definition(attribute: str):
+    kind, change = CHANGES[attribute]
+    is_kept = of_field(kind) == of_field(kind, **change)
+    assert is_kept == (attribute in DOCUMENTATION)
+
+
+def test_another_kind_of_field_is_another_definition():
+    assert definition(number("f").is_null()) != definition(category("f").is_null())
+    assert definition(number("f") * 1) != definition(boolean("f") * 1)
+
+
+x, y = number("x"), number("y")
+yes, no = boolean("yes"), boolean("no")
+city = category("city")
+left, seen = timestamp("left"), timestamp("seen")
+
+DIFFERENT: list[list[Expression]] = [
+    [x.impute("median"), x.impute("mean"), x.impute("mode"), x.impute(0), x.impute(1), x],
+    [x.clip(0, 1), x.clip(0), x.clip(high=1), x.clip(0, 2), x.clip(quantiles=(0, 1))],
+    [x.standardize(), x.min_max(), x.robust_scale(), x.log(), x.log1p(), x.exp(), x.sqrt()],
+    [x.abs(), x.round(), x.floor(), x.power(2), x.power(3), x.cyclic(7), x.cyclic(24)],
+    [x.bucketize(bins=4), x.bucketize(bins=5), x.bucketize([1]), x.bucketize([1, 2])],
+    [x.one_hot([1, 2]), x.one_hot([2, 1]), x.one_hot([1]), x.is_null(), y.is_null()],
+    [x + y, y + x, x - y, y - x, x * y, x / y, y / x, x + 1, 1 + x, x + 2, minimum(x, y)],
+    [maximum(x, y), safe_div(x, y, default=0), safe_div(x, y, default=1), where(x > y, x, y)],
+    [x < y, x <= y, x > y, x == y, x != y, yes & no, yes | no, ~yes, where(yes, x, y)],
+    [city.one_hot(), city.one_hot(unknown=True), city.one_hot(missing=True), city.ordinal()],
+    [city.frequency(), city.target_mean(), city.target_mean(1), city.lookup({"a": 1})],
+    [city.lookup({"a": 2}), city.lookup({"b": 1}), city.lookup({"a": 1}, default=0)],
+    [left.minute(), left.hour(), left.weekday(), left.day(), left.month(), left.year()],
+    [elapsed(left, seen), elapsed(seen, left), elapsed(left, seen, unit="h"), left < seen],
+]
+
+
+def test_another_expression_is_another_definition():
+    expressions = [expression for line in DIFFERENT for expression in line]
+    assert len({definition(expression) for expression in expressions}) == len(expressions)
+
+
+def test_names_and_order_of_features_are_part_of_the_definition():
+    sets = [{"a": x, "b": y}, {"b": y, "a": x}, {"a": x, "c": y}, {"a": y, "b": x}, {"a": x}]
+    found = {FeatureSet("set", version=1, features=features).spec_digest for features in sets}
+    assert len(found) == len(sets)
+
+
+def test_the_version_of_the_encoder_is_part_of_the_definition(monkeypatch: pytest.MonkeyPatch):
+    before = definition(x)
+    monkeypatch.setattr("features.spec.ENCODER_VERSION", 2)
+    assert definition(x) != before
+
+
+def test_the_label_is_no_part_of_the_definition():
+    one, two = (FeatureSet(name, version=2, features={"a": x}) for name in ("one", "two"))
+    assert one.spec_digest == two.spec_digest
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: x * 2, lambda: x * 2.0),
+        (lambda: number("x", low=0, high=9), lambda: number("x", low=0.0, high=9.0)),
+        (x.passthrough, lambda: x),
+        (lambda: x > 1, lambda: 1 < x),  # noqa: SIM300
+        (
+            lambda: city.lookup({"a": 1, "b": 2}),
+            lambda: city.lookup({"b": 2, "a": 1}),
+        ),
+        (
+            lambda: category("g", of="integer", vocabulary=[1, 2]).ordinal(),
+            lambda: category("g", of="integer", vocabulary=["1", "2"]).ordinal(),
+        ),
+    ],
+    ids=["2 and 2.0", "bounds", "passthrough", "sides", "order of a table", "texts of integers"],
+)
+def test_one_meaning_written_in_two_ways_is_one_definition(
+    one: Callable[[], Expression], other: Callable[[], Expression]
+):
+    assert definition(one()) == definition(other())
+
+
+# features.json
+
+
+def entries() -> dict[str, Any]:
+    """features.json as another process reads it."""
+    return json.loads(json.dumps(fitted().to_json(), allow_nan=False))
+
+
+def test_features_json_comes_back_as_it_was():
+    back = Fitted.from_json(entries())
+    assert back.to_json() == fitted().to_json()
+    assert summary(back) == summary(fitted())
+    assert back.fields == fitted().fields
+    assert back.feature_names == fitted().feature_names
+    assert back.vocabularies == fitted().vocabularies
+    assert back.zones == fitted().zones
+
+
+def test_documentation_comes_back_too():
+    weight = next(f for f in Fitted.from_json(entries()).fields if f.name == "weight")
+    assert (weight.description, weight.example) == ("in kg", 1.5)
+
+
+def test_another_process_loads_what_was_saved(tmp_path: Path):
+    path = tmp_path / "features.json"
+    fitted().save(path)
+    assert run_elsewhere(str(path), PYTHONHASHSEED="7", LC_ALL="C") == summary(fitted())
+
+
+NOT_HASHED = re.compile(
+    r"/(name|version|fitted/(rows|tzdata)|spec/fields/\d+/(description|example))"
+)
+"""Labels and documentation: the sha256 in a bundle's manifest holds them, no digest of meaning."""
+
+TOLD_WHAT_TO_DO = re.compile(
+    r"^features\.json .*(use the original file|this version reads|the version that packed it)"
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every entry below a JSON value."""
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def parent_of(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path[:-1]:
+        value = value[key]
+    return value
+
+
+def another(value: Any) -> Any:
+    """A value of the same type, where there is one."""
+    if isinstance(value, bool) or value is None:
+        return not value
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, float):
+        return float(np.nextafter(value, np.inf))
+    if isinstance(value, int):
+        return value + 1
+    return [*value, 1] if isinstance(value, list) else value
+
+
+def removed(file: Any, path: tuple[Any, ...]) -> None:
+    del parent_of(file, path)[path[-1]]
+
+
+def altered(file: Any, path: tuple[Any, ...]) -> None:
+    parent = parent_of(file, path)
+    parent[path[-1]] = another(parent[path[-1]])
+
+
+def nulled(file: Any, path: tuple[Any, ...]) -> None:
+    parent_of(file, path)[path[-1]] = None
+
+
+def of_another_type(file: Any, path: tuple[Any, ...]) -> None:
+    parent = parent_of(file, path)
+    parent[path[-1]] = "text" if not isinstance(parent[path[-1]], str) else [1]
+
+
+def refusal(file: Any) -> str:
+    """What the refusal of the file says; empty when it is accepted."""
+    try:
+        Fitted.from_json(file)
+    except FeaturesCorrupt as error:
+        return str(error)
+    return ""
+
+
+PLACES = sorted(set(places(entries())), key=str)
+
+
+@pytest.mark.parametrize("tamper", [removed, altered, nulled, of_another_type])
+def test_no_entry_can_be_tampered_with(tamper: Callable[[Any, tuple[Any, ...]], None]):
+    messages: dict[str, str] = {}
+    for path in PLACES:
+        file = entries()
+        tamper(file, path)
+        name = "/" + "/".join(map(str, path))
+        if file != entries() and not NOT_HASHED.fullmatch(name):
+            messages[name] = refusal(file)
+    assert [name for name, text in messages.items() if not TOLD_WHAT_TO_DO.search(text)] == []
+
+
+@pytest.mark.parametrize("path", ["spec/features/0/expression", "spec/fields/0", "state/operators"])
+def test_nothing_can_be_added_to_what_is_read(path: str):
+    file = entries()
+    found: Any = file
+    for key in path.split("/"):
+        found = found[int(key) if key.isdigit() else key]
+    found["added"] = 1
+    with pytest.raises(FeaturesCorrupt, match="use the original file"):
+        Fitted.from_json(file)
+
+
+def test_a_vocabulary_of_another_order_is_refused():
+    file = entries()
+    file["state"]["vocabularies"]["city"].reverse()
+    message = (
+        r"features\.json says state_digest \w{12}, its content has \w{12}: it was altered; use"
+    )
+    with pytest.raises(FeaturesCorrupt, match=message):
+        Fitted.from_json(file)
+
+
+def test_a_file_of_another_format_says_which_is_read():
+    file = entries() | {"format": 2}
+    with pytest.raises(FeaturesCorrupt, match="format 2 and kind 'features'; this version reads"):
+        Fitted.from_json(file)
+
+
+@pytest.mark.parametrize("kind", ["tensors", None, 1, ["features"]])
+def test_a_file_of_another_kind_is_refused(kind: Any):
+    with pytest.raises(FeaturesCorrupt, match="this version reads format 1, kind 'features'"):
+        Fitted.from_json(entries() | {"kind": kind})
+
+
+@pytest.mark.parametrize("value", [{}, [], None, 7, "text", [entries()]])
+def test_what_is_no_features_json_is_refused(value: Any):
+    with pytest.raises(FeaturesCorrupt, match=r"features\.json has format"):
+        Fitted.from_json(value)
+
+
+def test_an_operator_of_a_later_version_is_named():
+    file = entries()
+    file["spec"]["features"][0]["expression"]["op"] = "standardize/2"
+    with pytest.raises(FeaturesCorrupt, match="operator 'standardize/2' is not in the catalogue"):
+        Fitted.from_json(file)
+
+
+def test_an_encoder_of_another_version_is_named():
+    file = entries()
+    file["spec"]["encoder"] = 9
+    with pytest.raises(FeaturesCorrupt, match="encoder version 9; this version has 1"):
+        Fitted.from_json(file)
+
+
+def test_expressions_that_nest_without_end_are_refused():
+    file = entries()
+    deep: Any = {"field": "size"}
+    for _ in range(5_000):
+        deep = {"op": "abs/1", "of": [deep]}
+    file["spec"]["features"][0]["expression"] = deep
+    with pytest.raises(FeaturesCorrupt, match="cannot be read"):
+        Fitted.from_json(file)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00", '{"format": 1', "[" * 100_000])
+def test_a_file_that_is_no_json_is_refused(text: str, tmp_path: Path):
+    path = tmp_path / "features.json"
+    path.write_text(text)
+    with pytest.raises(FeaturesCorrupt, match=r"features\.json"):
+        Fitted.load(path)
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path):
+    path = tmp_path / "features.json"
+    fitted().save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 997):
+        path.write_bytes(whole[:length])
+        with pytest.raises(FeaturesCorrupt, match=r"features\.json is no JSON"):
+            Fitted.load(path)
+
+
+def test_to_json_gives_a_value_of_its_own():
+    """Altering what was given does not alter what comes next."""
+    given = copy.deepcopy(fitted().to_json())
+    given["spec"]["fields"].clear()
+    assert fitted().to_json()["spec"]["fields"]
