@@ -188,6 +188,7 @@ def pack(
         native = _compare(steps, converted, settled, held, cases)
         with steps.step("making golden rows"):
             golden = golden_of(settled, features, [*cases.samples, *cases.edges])
+            _check_reaches_model(golden)
             batch_exact = _batch_exact(draft, golden, held)
         with steps.step("measuring what the answers depend on"):
             found, importance = _evaluate(draft, held)
@@ -299,6 +300,18 @@ def _compare(
             edges=edges,
             advance=advance,
         )
+
+
+def _check_reaches_model(golden: Golden) -> None:
+    """Golden rows that only the rules answer would prove nothing about the model."""
+    if any(row.expected.rung == "model" for row in golden.rows):
+        return
+    first = golden.rows[0].expected
+    raise PackingError(
+        f"no golden row is answered by the model; the first goes to {first.rung} for "
+        f"{list(first.reasons)}. Sensitive fields have generated values there: give them an "
+        "`example`, declare their vocabulary, or accept unknown values; else check the policies."
+    )
 
 
 def _batch_exact(draft: Draft, golden: Golden, held: Rows) -> bool:

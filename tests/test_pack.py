@@ -465,6 +465,11 @@ def test_the_usual_answer_is_the_default_where_none_is_named(store: Path):
     assert bundle.fallback.default["probability"] == pytest.approx(trips()["late"].mean())
 
 
+def test_golden_rows_that_never_reach_the_model_are_refused(store: Path):
+    with pytest.raises(PackingError, match=r"driver:unknown.*give them an\s+`example`"):
+        packed(store, policies={"driver": {"unknown": "rules"}})
+
+
 def test_few_rows_are_a_warning(store: Path):
     few = trips(150)
     with pytest.warns(UserWarning, match="only 150 training rows"):
