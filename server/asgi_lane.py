@@ -267,5 +267,5 @@ def headers_for(error: RequestError, asking: Asking) -> list[Header]:
 
 def version_in(query: bytes) -> str | None:
     """`version` of a query string, the last one if there are several."""
-    versions = parse_qs(query.decode("latin-1")).get("version")
+    versions = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("version")
     return versions[-1] if versions else None

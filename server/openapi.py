@@ -70,14 +70,20 @@ def document(page: Schema, routes: RouteTable, settings: Settings) -> Schema:
     }
 
 
+HEADERS: Final = """
+Request headers: `Keelmark-Strict: 1` asks for the model's own answer to an unrepaired record or
+nothing: any other row gets an error, 422 because of the record, 503 or 504 because of the server.
+`traceparent` comes back as it was sent.
+"""
+
+
 def _operation(bundle: Bundle, settings: Settings) -> Schema:
     name = bundle.name
     return {
         "operationId": f"predict_{name}",
         "tags": ["predictions"],
         "summary": f"Answers of model {name}, version {bundle.version}",
-        "description": bundle.manifest.description
-        or "One record, or a list of records whose rows are answered each by itself.",
+        "description": f"{bundle.manifest.description}\n{HEADERS}",
         "parameters": _parameters(bundle),
         "requestBody": {
             "required": True,
@@ -88,6 +94,8 @@ def _operation(bundle: Bundle, settings: Settings) -> Schema:
 
 
 def _parameters(bundle: Bundle) -> list[Schema]:
+    # Keelmark-Strict is described in words: with it, a record that the schema allows may be
+    # refused, and no schema of a parameter can say so.
     return [
         {
             "name": "version",
@@ -98,39 +106,26 @@ def _parameters(bundle: Bundle) -> list[Schema]:
         {
             "name": "X-Request-Id",
             "in": "header",
-            "description": "Comes back as `request_id`; one that does not match is ignored.",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
-        },
-        {
-            "name": "Keelmark-Strict",
-            "in": "header",
-            "description": "`1`: only the model's own answer to an unrepaired record will do; else "
-            "the row "
-            "gets an error (422 because of the record, 503 or 504 because of the server).",
-            "schema": {"type": "string", "enum": ["0", "1"], "default": "0"},
+            "description": "Comes back as `request_id` if it is 1 to 128 of `A-Z a-z 0-9 . _ : -`; "
+            "else it is ignored.",
+            "schema": {"type": "string"},
         },
     ]
 
 
 def _body(bundle: Bundle, settings: Settings) -> Schema:
     record = {"$ref": f"#/components/schemas/{bundle.name}.record"}
-    stray = {
-        "type": ["boolean", "null", "number", "string", "array"],
-        "description": "An item that is no object gets an error of its own; other rows are "
-        "answered.",
-    }
     example = example_record(bundle)
+    rows = {
+        "type": "array",
+        "description": "Each row is answered by itself: one that nobody answers gets an error of "
+        "its own. The list as a whole is refused only if no row is answered, or with status 413 "
+        f"above {settings.max_rows} rows.",
+        # No maxItems: tools that try it out build lists of ten thousand records.
+        "anyOf": [{"maxItems": 0}, {"contains": record}],
+    }
     return {
-        "schema": {
-            "anyOf": [
-                record,
-                {
-                    "type": "array",
-                    "maxItems": settings.max_rows,
-                    "items": {"anyOf": [record, stray]},
-                },
-            ]
-        },
+        "schema": {"anyOf": [record, rows]},
         "examples": {
             "one": {"summary": "one record", "value": example},
             "list": {"summary": "a list", "value": [example, example]},
