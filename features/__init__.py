@@ -10,7 +10,6 @@ from features.errors import DeclarationError, FeatureError, FeaturesCorrupt, Fit
 from features.expressions import (
     Boolean,
     Category,
-    Expression,
     Number,
     Timestamp,
     elapsed,
@@ -21,6 +20,7 @@ from features.expressions import (
 )
 from features.feature_set import FeatureSet, Fitted
 from features.fields import Field
+from features.nodes import Expression
 
 __all__ = [
     "Boolean",

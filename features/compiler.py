@@ -9,8 +9,8 @@ from typing import Final
 import onnx
 from onnx import TensorProto, helper
 
-from features.expressions import Expression
 from features.graph import Column, GraphBuilder, make_model
+from features.nodes import Expression
 from features.ops.base import Plan
 from features.schedule import schedule
 

@@ -1,85 +1,28 @@
-"""Expressions: what a feature is made of, as data.
+"""Expressions: operators over fields, one method or function for each of the catalogue.
 
-An expression is a node with an operator of the closed catalogue (`features/ops`), its operands and
-its parameters. It computes nothing; it is compiled to ONNX and written to JSON. Python functions
-never appear.
-
-    distance = number("distance", unit="mi", low=0, high=6000)
-    distance.impute("median").log1p().standardize()
-    (number("a") - number("b")) / 2
+distance = number("distance", unit="mi", low=0, high=6000)
+distance.impute("median").log1p().standardize()
+(number("a") - number("b")) / 2
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from features.digests import canonical_json, sha256_hex
 from features.errors import DeclarationError
-from features.fields import Field, FieldKind, check_texts
+from features.fields import check_texts
+from features.nodes import Expression
 
-Params = Mapping[str, Any]
 
-
-class Expression:
-    """Base of all expressions; built by functions and methods, never directly.
-
-    Attributes:
-        op: name in the catalogue with its version, `log1p/1`; `field` and `constant` are leaves.
-        args: operands.
-        params: what the user chose, JSON-ready, in no particular order.
-        field: the declaration, for a leaf that reads one.
-    """
-
-    kind: ClassVar[FieldKind]
-
-    def __init__(
-        self,
-        op: str,
-        args: Sequence["Expression"] = (),
-        params: Params | None = None,
-        field: Field | None = None,
-    ) -> None:
-        self.op: Final = op
-        self.args: Final = tuple(args)
-        self.params: Final = {k: v for k, v in (params or {}).items() if v is not None}
-        self.field: Final = field
-
-    @cached_property
-    def key(self) -> str:
-        """Identity of the computation: equal for two expressions built alike, 16 hex digits.
-
-        Fields count by name, so it tells computations apart only where every name is declared once.
-        """
-        return sha256_hex(canonical_json(self.to_json()))[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        if self.field is not None:
-            return {"field": self.field.name}
-        if self.op == "constant":
-            return {"constant": self.params["value"]}
-        return {"op": self.op, "of": [arg.to_json() for arg in self.args], **self.params}
+class _Nullable(Expression):
+    """What may be null."""
 
     def is_null(self) -> "Boolean":
         """True where the value is null (missing, invalid, or out of bounds under `null`)."""
         return Boolean("is_null/1", [self])
 
-    def __bool__(self) -> bool:
-        raise TypeError(
-            "an expression has no truth value while features are declared; "
-            "use & | ~ instead of and, or, not, and where() instead of if"
-        )
 
-    def __repr__(self) -> str:
-        if self.field is not None:
-            return f"{self.field.kind}({self.field.name!r})"
-        if self.op == "constant":
-            return repr(self.params["value"])
-        inside = [repr(arg) for arg in self.args] + [f"{k}={v!r}" for k, v in self.params.items()]
-        return f"{self.op.split('/')[0]}({', '.join(inside)})"
-
-
-class _Arithmetic(Expression):
+class _Arithmetic(_Nullable):
     """Operators shared by numbers and truth values (1, 0 or null in arithmetic)."""
 
     def __add__(self, other: Any) -> "Number":
@@ -280,7 +223,7 @@ class Boolean(_Arithmetic):
         return self
 
 
-class Category(Expression):
+class Category(_Nullable):
     """A text from a vocabulary. In the row it is a code: 0..V-1, V unknown, V + 1 missing."""
 
     kind = "category"
@@ -331,7 +274,7 @@ class Category(Expression):
         return Number("lookup/1", [self], {"table": numbers, "default": other})
 
 
-class Timestamp(Expression):
+class Timestamp(_Nullable):
     """Seconds since 1970 in UTC; the calendar of a field is that of its zone."""
 
     kind = "timestamp"
@@ -377,9 +320,6 @@ class Columns(Expression):
     """Several columns at once (one-hot, sin and cos); they are features, not operands."""
 
     kind = "number"
-
-    def is_null(self) -> Boolean:
-        return Boolean("is_null/1", [_operand(self)])
 
 
 PERIODS: Final = {
@@ -431,48 +371,6 @@ def elapsed(
     if unit not in ("s", "min", "h", "d"):
         raise DeclarationError(f"elapsed(unit={unit!r}): use 's', 'min', 'h' or 'd'")
     return Number("elapsed/1", [start, end], {"unit": unit})
-
-
-def walk(*roots: Expression) -> list[Expression]:
-    """All nodes below the roots, operands before what uses them, each computation once."""
-    done: dict[str, Expression] = {}
-
-    def visit(node: Expression) -> None:
-        if node.key not in done:
-            for arg in node.args:
-                visit(arg)
-            done[node.key] = node
-
-    for root in roots:
-        visit(root)
-    return list(done.values())
-
-
-def declared_fields(*roots: Expression) -> tuple[Field, ...]:
-    """The fields below the roots, in order of first use.
-
-    Raises:
-        DeclarationError: two fields of one name that are not declared alike.
-    """
-    found: dict[str, Field] = {}
-    seen: set[int] = set()
-
-    def visit(node: Expression) -> None:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        if node.field is not None and found.setdefault(node.field.name, node.field) != node.field:
-            raise DeclarationError(
-                f"field {node.field.name!r} is declared twice, differently:\n"
-                f"  {found[node.field.name]}\n  {node.field}\n"
-                "declare it once and use that name in all features"
-            )
-        for arg in node.args:
-            visit(arg)
-
-    for root in roots:
-        visit(root)
-    return tuple(found.values())
 
 
 # operands

@@ -16,8 +16,8 @@ from features.digests import digest_of
 from features.encode_record import RecordEncoder
 from features.encoding import Encoded, codings
 from features.errors import DeclarationError, FeaturesCorrupt, FitError
-from features.expressions import Expression, declared_fields
 from features.fields import FLAG_NAMES, Field, check_name
+from features.nodes import Expression, declared_fields
 from features.ops import OPS
 from features.ops.base import Context, Plan, State
 from features.progress import Progress, ProgressBar

@@ -16,8 +16,8 @@ from features.compiler import compile_features, compile_values
 from features.encode_table import TableLike, count_texts
 from features.encoding import Coding
 from features.errors import FitError
-from features.expressions import Expression, walk
 from features.fields import Field
+from features.nodes import Expression, walk
 from features.ops import OPS
 from features.ops.base import FitInput, Plan, State
 from features.ops.category import smoothed_means

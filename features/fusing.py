@@ -8,8 +8,9 @@ from onnx import TensorProto, helper
 
 from features.compiler import FEATURES, add_features
 from features.errors import DeclarationError
-from features.expressions import Boolean, Expression, walk
+from features.expressions import Boolean
 from features.graph import INPUT, OPSET, Column, GraphBuilder, make_model
+from features.nodes import Expression, walk
 from features.ops import OPS
 from features.ops.base import Plan
 from features.schedule import schedule

@@ -73,7 +73,8 @@ class GraphBuilder:
             source = self.holder(wanted) or self._joined(wanted)
             indices = [self._places[column][source] for column in wanted]
             result = self.node("Gather", [source, self.integers(indices)], axis=1)
-        self.define(result, wanted)
+        if len(set(wanted)) == len(wanted):
+            self.define(result, wanted)
         return result
 
     def _runs(self, columns: Sequence[Column]) -> list[tuple[str, int, int]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from features.expressions import Expression
+from features.nodes import Expression
 from features.ops.base import State
 from features.ops.numeric import imputed_value
 

@@ -6,8 +6,9 @@ from typing import Any, Final
 from features.digests import digest_of, sha256_hex
 from features.encoding import ENCODER_VERSION
 from features.errors import DeclarationError, FeaturesCorrupt
-from features.expressions import LEAVES, Columns, Expression, Number, declared_fields
+from features.expressions import LEAVES, Columns, Number
 from features.fields import Field
+from features.nodes import Expression, declared_fields
 from features.ops import OPS
 
 FORMAT: Final = 1

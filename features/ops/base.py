@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from features.expressions import Expression, Params
 from features.fields import Field
+from features.nodes import Expression, Params
 from features.zones import Zone
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class Call:
         return self.expression is None
 
     @property
+    def op(self) -> str:
+        return self.expression.op if self.expression is not None else ""
+
+    @property
     def params(self) -> Params:
         return self.expression.params if self.expression is not None else {}
 
@@ -85,8 +89,11 @@ class Call:
         return field
 
 
-Lower: TypeAlias = "Callable[[GraphBuilder, Sequence[Call], Context], str]"
-"""A tensor [n, sum of widths] for the calls, in their order."""
+Lower: TypeAlias = "Callable[[GraphBuilder, Sequence[Call], Context], str | list[tuple[str, int]]]"
+"""A tensor [n, sum of widths] for the calls, in their order.
+
+Or several that hold them end to end, each with the number of its calls.
+"""
 
 Fit: TypeAlias = "Callable[[FitInput], dict[str, Any]]"
 

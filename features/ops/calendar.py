@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -101,24 +102,17 @@ def modulo(b: GraphBuilder, value: str, divisor: float) -> str:
 # parts
 
 
-def _lower_calendar(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
+def _lower_calendar(
+    b: GraphBuilder, calls: Sequence[Call], context: Context
+) -> list[tuple[str, int]]:
     """All calendar parts of all timestamps: local seconds are computed once for each of them.
 
     Calls come part by part, as their operators are ranked.
     """
-    wanted: dict[str, list[Call]] = {}
-    for call in calls:
-        assert call.expression is not None
-        wanted.setdefault(call.expression.op, []).append(call)
     clock = _Clock(b, calls, context)
-    columns: dict[int, Column] = {}
-    cycles = [call for op in CYCLES for call in wanted.get(op, ())]
-    parts = [(_lower_cycles, cycles)] if cycles else []
-    parts += [(lower, wanted[op]) for op, lower in _BY_ERA.items() if op in wanted]
-    for lower, group in parts:
-        made = b.new_columns(lower(b, clock, group), len(group))
-        columns |= {id(call): column for call, column in zip(group, made, strict=True)}
-    return b.tensor([columns[id(call)] for call in calls])
+    parts = groupby(calls, key=lambda call: _BY_ERA.get(call.op, _lower_cycles))
+    groups = [(lower, list(group)) for lower, group in parts]
+    return [(lower(b, clock, group), len(group)) for lower, group in groups]
 
 
 LowerPart: TypeAlias = "Callable[[GraphBuilder, _Clock, Sequence[Call]], str]"
@@ -130,8 +124,7 @@ CYCLES: Final = {"minute/1": (60.0, 60.0), "hour/1": (3600.0, 24.0), "weekday/1"
 
 def _lower_cycles(b: GraphBuilder, clock: _Clock, calls: Sequence[Call]) -> str:
     """Minutes, hours and weekdays of any timestamps: three nodes for all of them."""
-    cycles = [CYCLES[call.expression.op] for call in calls if call.expression is not None]
-    steps, lengths = zip(*cycles, strict=True)
+    steps, lengths = zip(*(CYCLES[call.op] for call in calls), strict=True)
     done = b.node("Floor", [b.node("Div", [clock.seconds(calls), b.vector(steps)])])
     return b.node("Mod", [done, b.vector(lengths)], fmod=1)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from features.errors import FitError
-from features.expressions import Boolean, Columns, Expression, Number
+from features.expressions import Boolean, Columns, Number
+from features.nodes import Expression
 from features.ops.base import Call, Context, FitInput, FloatColumn, Op
 from features.ops.numeric import equal_to, operands
 
@@ -98,8 +99,7 @@ _TABLES: Final = {
 
 def _table(call: Call, context: Context) -> list[float]:
     """The number for each code 0..V-1, unknown, missing."""
-    assert call.expression is not None
-    return _TABLES[call.expression.op](call, context)
+    return _TABLES[call.op](call, context)
 
 
 def _lower_table(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
