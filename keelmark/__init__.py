@@ -10,8 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from features import FeatureSet, Fitted, boolean, category, number, timestamp
-    from models import Bundle, OnnxModel, Store, pack
+    from features import (
+        FeatureSet,
+        Fitted,
+        boolean,
+        category,
+        elapsed,
+        maximum,
+        minimum,
+        number,
+        safe_div,
+        timestamp,
+        where,
+    )
+    from models import Bundle, OnnxModel, Store, pack, pack_tensors, repair
 
 __all__ = [
     "Bundle",
@@ -21,9 +33,16 @@ __all__ = [
     "Store",
     "boolean",
     "category",
+    "elapsed",
+    "maximum",
+    "minimum",
     "number",
     "pack",
+    "pack_tensors",
+    "repair",
+    "safe_div",
     "timestamp",
+    "where",
 ]
 
 
