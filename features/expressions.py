@@ -45,7 +45,7 @@ class _Arithmetic(_Nullable):
 
     def __truediv__(self, other: Any) -> "Number":
         if isinstance(other, (int, float)) and other == 0:
-            raise DeclarationError(f"{self!r} / 0 is null for every value")
+            raise DeclarationError(f"{self!r} / 0 is null for every value; leave it out")
         return _number("divide/1", self, other)
 
     def __rtruediv__(self, other: Any) -> "Number":
@@ -367,7 +367,9 @@ def elapsed(
     """End - start in seconds, minutes, hours or days; negative when end is before start."""
     for side in (start, end):
         if not isinstance(side, Timestamp):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise DeclarationError(f"elapsed(): {side!r} is no timestamp")
+            raise DeclarationError(
+                f"elapsed(): {side!r} is no timestamp; declare its field with timestamp()"
+            )
     if unit not in ("s", "min", "h", "d"):
         raise DeclarationError(f"elapsed(unit={unit!r}): use 's', 'min', 'h' or 'd'")
     return Number("elapsed/1", [start, end], {"unit": unit})
@@ -427,7 +429,9 @@ def _operand(value: Any) -> Expression:
     if isinstance(value, (Number, Boolean, Timestamp)):
         return value
     if isinstance(value, Columns):
-        raise DeclarationError(f"{value!r} is several columns and cannot be an operand")
+        raise DeclarationError(
+            f"{value!r} is several columns and cannot be an operand; make columns last"
+        )
     if isinstance(value, Category):
         raise DeclarationError(
             f"{value!r} is a category; make a number of it first, with ordinal(), frequency(), "

@@ -52,7 +52,10 @@ class FeatureSet:
                 f"feature set {name!r}: version={version}; versions count from 1"
             )
         if not features:
-            raise DeclarationError(f"feature set {name!r} has no features")
+            raise DeclarationError(
+                f"feature set {name!r} has no features; give one at least, as in "
+                "features={'size': number('size')}"
+            )
         for feature, expression in features.items():
             check_name(feature, "feature")
             spec.check_feature(feature, expression)
@@ -137,10 +140,16 @@ class FeatureSet:
         encoded = unfitted.encode_table(table)
         rows = len(encoded.rows)
         if not rows:
-            raise FitError(f"feature set {self.label}: the training table has no rows")
+            raise FitError(
+                f"feature set {self.label}: the training table has no rows; check how it was "
+                "read and filtered"
+            )
         targets = None if target is None else target_of(table, target)
         if targets is not None and len(targets) != rows:
-            raise FitError(f"the target has {len(targets)} values, the table {rows} rows")
+            raise FitError(
+                f"the target has {len(targets)} values, the table {rows} rows; give "
+                "one for each row"
+            )
         with _bar("fit", quiet=quiet) as bar:
             states = fit_states(unfitted.plan, self.features, encoded.rows, targets, bar)
         if not quiet:

@@ -167,7 +167,10 @@ def _listed(choices: Sequence[str]) -> str:
 def _check_bounds(field: Field) -> None:
     low, high = field.low, field.high
     if any(bound is not None and not math.isfinite(bound) for bound in (low, high)):
-        raise DeclarationError(f"field {field.name!r}: bounds must be finite, got {low} to {high}")
+        raise DeclarationError(
+            f"field {field.name!r}: bounds must be finite, got {low} to {high}; "
+            "leave out what has none"
+        )
     if low is not None and high is not None and low > high:
         raise DeclarationError(f"field {field.name!r}: low={low} is above high={high}")
 
@@ -178,9 +181,13 @@ def _check_category(field: Field) -> None:
             f"field {field.name!r}: normalize={unknown} is not known; use {list(NORMALIZATIONS)}"
         )
     if field.normalize and field.of == "integer":
-        raise DeclarationError(f"field {field.name!r}: integers have no text to normalize")
+        raise DeclarationError(
+            f"field {field.name!r}: integers have no text to normalize; leave it out"
+        )
     if field.max_vocabulary < 1:
-        raise DeclarationError(f"field {field.name!r}: max_vocabulary must be at least 1")
+        raise DeclarationError(
+            f"field {field.name!r}: max_vocabulary={field.max_vocabulary}; it must be at least 1"
+        )
     if field.vocabulary is not None:
         _check_vocabulary(field, field.vocabulary)
 

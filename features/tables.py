@@ -49,7 +49,7 @@ def _column_names(table: TableLike) -> list[str]:
         return list(table.column_names)
     if isinstance(table, Mapping):
         return [name for name in table if isinstance(name, str)]
-    if hasattr(table, "columns") and not hasattr(table, "collect"):
+    if not hasattr(table, "collect") and hasattr(table, "columns"):
         return [name for name in table.columns if isinstance(name, str)]
     hint = ": call its collect() first" if hasattr(table, "collect") else ""
     raise TableError(
