@@ -4,9 +4,11 @@ It serves to doubt the graph and nothing else; where a number is learned, it is 
 fitted state, which test_feature_set.py doubts. Calendars come from Python's datetime and zoneinfo.
 """
 
+import importlib.resources
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -192,9 +194,17 @@ def lookup(e: Expression, fitted: Fitted) -> list[float]:
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@cache
+def zone_of(name: str) -> ZoneInfo:
+    """As the tzdata package has it; the system's may be another edition."""
+    path = importlib.resources.files("tzdata").joinpath("zoneinfo", *name.split("/"))
+    with path.open("rb") as file:
+        return ZoneInfo.from_file(file, name)
+
+
 def local_time(seconds: float, zone: str) -> datetime:
     """Python's own answer for what a wall clock shows."""
-    return (EPOCH + timedelta(seconds=math.floor(seconds))).astimezone(ZoneInfo(zone))
+    return (EPOCH + timedelta(seconds=math.floor(seconds))).astimezone(zone_of(zone))
 
 
 def calendar(part: Callable[[datetime], float]) -> Rule:
