@@ -56,22 +56,19 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def close_after_answers(self) -> None:
-        """From now on every answer says `Connection: close`, those under way too.
+        """From now on every answer says `Connection: close` and means it, those under way too.
 
-        Cycles hold the list of default headers that was current when they began, and uvicorn makes
-        a new
-        one each second from `encoded_headers`: both are added to.
+        uvicorn makes a list of default headers each second from `encoded_headers`, and a request's
+        cycle keeps the one that was current when it began: all of them are added to.
         """
-        self.config.encoded_headers.append(CLOSE)
-        if CLOSE not in self.server_state.default_headers:
-            self.server_state.default_headers.append(CLOSE)
-
-    def drop_keep_alive(self) -> None:
-        """Closes each connection after the answer that is under way on it."""
-        for connection in self.server_state.connections:
-            cycle = getattr(connection, "cycle", None)
-            if cycle is not None and not cycle.response_complete:
-                cycle.keep_alive = False
+        cycles = [getattr(each, "cycle", None) for each in self.server_state.connections]
+        under_way = [each for each in cycles if each is not None and not each.response_complete]
+        for cycle in under_way:
+            cycle.keep_alive = False
+        lists = [each.default_headers for each in under_way]
+        for headers in (self.config.encoded_headers, self.server_state.default_headers, *lists):
+            if CLOSE not in headers:
+                headers.append(CLOSE)
 
     def stop_listening(self) -> None:
         """Takes no new connection; what has been accepted is still answered."""
@@ -128,7 +125,6 @@ class Serving:
         """
         self.runtime.drain()
         self._data.close_after_answers()
-        self._data.drop_keep_alive()
         hurry = hurry or asyncio.Event()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), delay_seconds or 0.001)
