@@ -49,9 +49,8 @@ def create_app(settings: Settings | None = None, runtime: InProcessRuntime | Non
 
     Args:
         settings: None takes the defaults.
-        runtime: an opened or not yet opened one; None makes one. One that nobody started is started
-            and
-            stopped with the application's lifespan.
+        runtime: what serves; None makes one. One that nobody has started is started and stopped
+            with the application's lifespan.
     """
     runtime = runtime or InProcessRuntime(settings or Settings())
     app = FastAPI(

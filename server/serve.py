@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
 
     def stop_listening(self) -> None:
         """Takes no new connection; what has been accepted is still answered."""
-        for server in self.servers:
+        for server in self.servers if self.started else ():
             server.close()
 
     async def until_empty(self, hurry: asyncio.Event) -> None:

@@ -162,21 +162,15 @@ def replay(
 ) -> None:
     """Asks about each flight when it is due; a late answer delays no due time."""
     connection = HTTPConnection(urlsplit(address).netloc, timeout=30)
-    console = Console()
-    with (
-        Live(console=console, auto_refresh=False, transient=False)
-        if shown
-        else contextlib.nullcontext() as live
-    ):
+    with Live(console=Console(quiet=not shown), auto_refresh=False) as live:
         began = redrawn = time.perf_counter()
         for number, flight in enumerate(flights):
             time.sleep(max(0.0, began + number / rate - time.perf_counter()))
             ask(connection, flight, summary)
-            if live and time.perf_counter() - redrawn > 1 / REDRAWN_PER_SECOND:
+            if time.perf_counter() - redrawn > 1 / REDRAWN_PER_SECOND:
                 redrawn = time.perf_counter()
                 live.update(summary.page(), refresh=True)
-        if live:
-            live.update(summary.page(), refresh=True)
+        live.update(summary.page(), refresh=True)
     connection.close()
 
 
