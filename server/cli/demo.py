@@ -163,7 +163,7 @@ def replay(
     """Asks about each flight when it is due; a late answer delays no due time."""
     connection = HTTPConnection(urlsplit(address).netloc, timeout=30)
     with Live(console=Console(quiet=not shown), auto_refresh=False) as live:
-        began = redrawn = time.perf_counter()
+        began = redrawn = summary.began = time.perf_counter()
         for number, flight in enumerate(flights):
             time.sleep(max(0.0, began + number / rate - time.perf_counter()))
             ask(connection, flight, summary)
