@@ -59,11 +59,11 @@ class Asked:
 class Results:
     """What a group's run came to: rows of all its requests, one request after the other.
 
-    `measured` is float64 (n, measured outputs), for the counters.
+    `measured` is numbers (n, measured outputs), for the counters.
     """
 
     encoded: Encoded
-    measured: NDArray[np.float64]
+    measured: NDArray[Any]
     answers: Answers
     began_ns: int
     run_ns: int

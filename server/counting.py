@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from time import perf_counter_ns
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,9 +124,11 @@ def arrival_times(group: list[Asked]) -> NDArray[np.float64]:
     return np.repeat(times, [len(asked.records) for asked in group])
 
 
-def measured(route: Route, outputs: ModelOutputs | None, count: int) -> NDArray[np.float64]:
-    """Outputs as they are counted, float64 (n, measured outputs); zeros if there are none."""
+def measured(route: Route, outputs: ModelOutputs | None, count: int) -> NDArray[Any]:
+    """Outputs as they are counted, numbers (n, measured outputs); zeros if there are none."""
     measures = route.bundle.measures
     if outputs is None:
         return np.zeros((count, measures.n_outputs))
+    if route.has_one_number:  # what `output_columns` would give, at a third of its cost
+        return outputs.values[0].reshape(-1, 1)
     return measures.output_columns(outputs.values)

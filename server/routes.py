@@ -25,6 +25,7 @@ class Route:
         counter: of its rows.
         cost: of its runs, by their rows.
         series: its page of metrics.
+        has_one_number: its only output is a number a row, as most models have it.
     """
 
     bundle: Bundle
@@ -32,6 +33,7 @@ class Route:
     counter: Counter
     cost: RunCost
     series: ModelSeries
+    has_one_number: bool
 
 
 @dataclass(frozen=True, slots=True)

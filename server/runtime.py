@@ -187,6 +187,7 @@ def make_route(bundle: Bundle, cost: RunCost) -> Route:
         Counter(Region.anonymous(layout)),
         cost,
         ModelSeries(layout, facts_of(bundle)),
+        [output.kind in ("probability", "value") for output in bundle.outputs] == [True],
     )
 
 

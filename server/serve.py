@@ -32,8 +32,9 @@ from server.state_folder import Ports, StateFolder
 
 BACKLOG: Final = 2048
 LINGER_SECONDS: Final = 1.0
-GEN2_THRESHOLD: Final = 1_000
-"""Collections of the young between two of the old: a full one stops the loop for milliseconds."""
+COLLECTIONS: Final = (10_000, 20, 1_000)
+"""Thresholds of the garbage collector. Nothing on a request's way is a cycle, so what the young
+collections find is what is under way; a full one stops the loop for milliseconds."""
 
 _log = logs.logger("serve")
 
@@ -243,5 +244,4 @@ def settle_memory() -> None:
     """Takes what the models hold out of the collector's sight: a full collection shows in p99."""
     gc.collect()
     gc.freeze()
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, GEN2_THRESHOLD)
+    gc.set_threshold(*COLLECTIONS)

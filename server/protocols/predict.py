@@ -140,9 +140,17 @@ class AnswerWriter:
 
     def single(self, answers: Answers, row: int, request_id: bytes, prediction_id: bytes) -> Answer:
         """The answer to a request of one record."""
-        outcome = answers.outcome[row]
-        body = b"".join((b"{", self._row(answers, row), self._ids(request_id, prediction_id), b"}"))
-        return Answer(200, self._headers(outcome, body), body)
+        body = b"".join(
+            (
+                *self._row(answers, row),
+                self._shared,
+                request_id,
+                b'","prediction_id":"',
+                prediction_id,
+                b'"}',
+            )
+        )
+        return Answer(200, self._headers(answers.outcome[row], body), body)
 
     def many(
         self,
@@ -154,11 +162,15 @@ class AnswerWriter:
     ) -> Answer:
         """The answer to a list, whose records are the `rows` of `answers`."""
         items = [
-            row_error(errors[row]) if row in errors else b"{" + self._row(answers, row) + b"}"
+            row_error(errors[row]) if row in errors else b"".join(self._row(answers, row)) + b"}"
             for row in rows
         ]
-        shared = self._ids(request_id, prediction_id)[1:]
-        body = b"".join((b"{", shared, b',"predictions":[', b",".join(items), b"]}"))
+        body = b'{%b%b","prediction_id":"%b","predictions":[%b]}' % (
+            self._shared[1:],
+            request_id,
+            prediction_id,
+            b",".join(items),
+        )
         answered = [answers.outcome[row] for row in rows if row not in errors]
         if answered or not rows:
             return Answer(200, self._headers(max(answered, default=0), body), body)
@@ -171,25 +183,24 @@ class AnswerWriter:
         answer = error_answer(error.code, error.message, request_id, error.status, error.fields)
         return answer._replace(headers=[*answer.headers, *self._heads[FAILED][1:]])
 
-    def _ids(self, request_id: bytes, prediction_id: bytes) -> bytes:
-        return b"".join((self._shared, request_id, b'","prediction_id":"', prediction_id, b'"'))
-
     def _headers(self, outcome: int, body: bytes) -> list[Header]:
         return [*self._heads[outcome], (b"content-length", b"%d" % len(body))]
 
-    def _row(self, answers: Answers, row: int) -> bytes:
-        """What an answer says of its row, without braces."""
-        value = _encode(answers.values[0][row])
+    def _row(self, answers: Answers, row: int) -> list[bytes]:
+        """What an answer says of its row, in pieces, with the first brace and without the last."""
         mark = (answers.outcome[row], answers.decision[row])
-        written = self._marks.get(mark) or self._mark(mark)
-        parts = [b'"prediction":', value, written]
+        pieces = [
+            b'{"prediction":',
+            _encode(answers.values[0][row]),
+            self._marks.get(mark) or self._mark(mark),
+        ]
         if len(self._names) > 1:
-            parts.insert(2, self._outputs(answers, row))
+            pieces.insert(2, self._outputs(answers, row))
         if row in answers.repaired:
-            parts += [b',"repaired":', _encode(answers.repaired[row])]
+            pieces += (b',"repaired":', _encode(answers.repaired[row]))
         if row in answers.reasons:
-            parts += [b',"reasons":', _encode(answers.reasons[row])]
-        return b"".join(parts)
+            pieces += (b',"reasons":', _encode(answers.reasons[row]))
+        return pieces
 
     def _outputs(self, answers: Answers, row: int) -> bytes:
         values = [
