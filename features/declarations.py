@@ -8,6 +8,7 @@ leaves = timestamp("sched_dep", tz="America/New_York")
 from collections.abc import Sequence
 from typing import Literal
 
+from features.errors import DeclarationError
 from features.expressions import Boolean, Category, Number, Timestamp
 from features.fields import EpochUnit, Field, OutOfBounds, Sensitivity
 from features.zones import check_zone
@@ -76,6 +77,10 @@ def category(
     example: str | int | None = None,
 ) -> Category:
     """A field of texts, or of integers (`of="integer"`), with a vocabulary, declared or learned."""
+    if isinstance(vocabulary, str):
+        raise DeclarationError(
+            f"field {name!r}: its vocabulary is the text {vocabulary!r}; list its texts: [...]"
+        )
     field = Field(
         name=name,
         kind="category",

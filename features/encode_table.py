@@ -57,9 +57,14 @@ class TableEncoder:
 
 
 def _encode(coding: Coding, column: pa.Array) -> tuple[Values, Flags]:
-    if pa.types.is_null(column.type):
+    if pa.types.is_null(column.type) or _has_nothing(column):
         return _fill(len(column), coding.missing_value), np.full(len(column), MISSING, np.uint8)
     return _ENCODE[coding.field.kind](coding, column)
+
+
+def _has_nothing(column: pa.Array) -> bool:
+    """Whether every value is null: whatever the type, as that of an empty column is a guess."""
+    return len(column) > 0 and bool(_is_null(column).all())
 
 
 def _fill(length: int, value: float) -> Values:
@@ -123,6 +128,9 @@ def _widened(coding: Coding, column: pa.Array) -> pa.Array:
             "0.1 as float32 is not the 0.1 that JSON sends: read the column as float64, or declare "
             "number(..., from_float32=True) if the callers hold such values too",
         )
+    if pa.types.is_decimal(column.type):
+        # By way of text, as JSON sends it: the direct cast does not round to the nearest float64.
+        column = column.cast(pa.string())
     return column.cast(pa.float64())
 
 
@@ -248,8 +256,19 @@ def _from_instants(coding: Coding, column: pa.Array) -> Values:
     seconds, rest = np.divmod(ticks, per_second)
     if is_local and coding.zone is not None:
         seconds = coding.zone.local_to_utc(seconds)
+    if coding.field.epoch is not None:
+        return _in_units(seconds * per_second + rest, per_second, epoch_factor(coding.field))
     nanos = rest * (1_000_000_000 // per_second)
     return seconds.astype(np.float64) + nanos / 1e9
+
+
+def _in_units(ticks: NDArray[np.int64], per_second: int, units: float) -> Values:
+    """Seconds by way of the number that a caller would send, in the field's unit of time."""
+    steps = per_second / units
+    if steps <= 1:
+        return ticks.astype(np.float64) / steps / units
+    whole, rest = np.divmod(ticks, round(steps))
+    return (whole.astype(np.float64) + rest / steps) / units
 
 
 def _from_epoch(coding: Coding, column: pa.Array) -> Values:

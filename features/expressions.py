@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
+import numpy as np
+
 from features.errors import DeclarationError
 from features.fields import check_texts
 from features.nodes import Expression
@@ -50,6 +52,12 @@ class _Arithmetic(_Nullable):
 
     def __rtruediv__(self, other: Any) -> "Number":
         return _number("divide/1", other, self)
+
+    def __pow__(self, exponent: float) -> "Number":
+        return Number("power/1", [self], {"exponent": _finite(exponent, "**")})
+
+    def __abs__(self) -> "Number":
+        return Number("abs/1", [self])
 
     def __neg__(self) -> "Number":
         return _number("subtract/1", 0.0, self)
@@ -222,11 +230,27 @@ class Boolean(_Arithmetic):
         """The value itself."""
         return self
 
+    def __eq__(self, other: object) -> "Boolean":  # type: ignore[override]
+        raise DeclarationError(
+            f"{self!r} == {other!r}: a truth value is itself the condition; use it, or ~ for not"
+        )
+
+    def __hash__(self) -> int:
+        return id(self)
+
 
 class Category(_Nullable):
     """A text from a vocabulary. In the row it is a code: 0..V-1, V unknown, V + 1 missing."""
 
     kind = "category"
+
+    def __eq__(self, other: object) -> "Boolean":  # type: ignore[override]
+        raise DeclarationError(
+            f"{self!r} == {other!r}: categories are compared by lookup({{{other!r}: 1}}, default=0)"
+        )
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def one_hot(self, *, unknown: bool = False, missing: bool = False) -> "Columns":
         """One column per text of the vocabulary; `unknown` and `missing` add a column each.
@@ -314,6 +338,18 @@ class Timestamp(_Nullable):
 
     def __ge__(self, other: "Timestamp") -> Boolean:
         return _comparison("less_equal/1", other, self)
+
+    def __sub__(self, other: Any) -> Number:
+        """Seconds since the other instant; `elapsed` has other units."""
+        if not isinstance(other, Timestamp):
+            raise DeclarationError(f"{self!r} - {other!r}: only another timestamp can be taken off")
+        return Number("elapsed/1", [other, self], {"unit": "s"})
+
+    def __eq__(self, other: object) -> "Boolean":  # type: ignore[override]
+        return _comparison("equal/1", self, other)
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 class Columns(Expression):
@@ -437,7 +473,7 @@ def _operand(value: Any) -> Expression:
             f"{value!r} is a category; make a number of it first, with ordinal(), frequency(), "
             "target_mean() or lookup()"
         )
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, np.integer, np.floating)):
         return Number("constant", params={"value": _finite(value, "a constant")})
     raise DeclarationError(
         f"{value!r} cannot be an operand; use a number, or an expression over fields"
@@ -446,7 +482,8 @@ def _operand(value: Any) -> Expression:
 
 def _finite(value: Any, what: str) -> float:
     """A number that people wrote, as float64."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    is_number = is_number and not isinstance(value, bool)
     try:
         number = float(value) if is_number else math.nan
     except OverflowError:

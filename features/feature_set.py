@@ -47,9 +47,15 @@ class FeatureSet:
 
     def __init__(self, name: str, *, version: int, features: Mapping[str, Expression]) -> None:
         check_name(name, "feature set")
-        if version < 1:
+        given: Any = features
+        if type(version) is not int or version < 1:
             raise DeclarationError(
-                f"feature set {name!r}: version={version}; versions count from 1"
+                f"feature set {name!r}: version={version!r}; versions are whole numbers from 1"
+            )
+        if not isinstance(given, Mapping):
+            raise DeclarationError(
+                f"feature set {name!r}: features is a {type(features).__name__}; it maps each "
+                "column's name to its expression, as in {'size': number('size')}"
             )
         if not features:
             raise DeclarationError(

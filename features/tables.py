@@ -27,7 +27,8 @@ def to_arrow(table: TableLike, names: Sequence[str]) -> pa.Table:
         return _select(table, names)
     except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         raise TableError(
-            f"a column mixes types or has one that Arrow cannot hold: {error}"
+            f"the columns are not of one length, or one mixes types or has a type that Arrow "
+            f"cannot hold: {error}"
         ) from error
 
 

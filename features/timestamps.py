@@ -18,6 +18,8 @@ LATEST: Final = float((date(9999, 12, 31).toordinal() - _EPOCH_DAY + 1) * 86_400
 The end itself is allowed: the last billionth of the year 9999 is it, in float64.
 """
 
+LONGEST: Final = len("1970-01-01T00:00:00.000000000+00:00")
+
 _DATE: Final = pattern(r"(\d{4})-(\d\d)-(\d\d)", ASCII)
 _TAIL: Final = pattern(
     r"(?::([0-5]\d)(?:\.(\d{1,9}))?)?(?:(Z)|([+-])([01]\d|2[0-3]):([0-5]\d))?", ASCII
@@ -39,6 +41,8 @@ def timestamp_parser(zone: Zone | None) -> Callable[[str], float | None]:
     minutes_of = _MINUTES.get
 
     def parse(text: str) -> float | None:
+        if len(text) > LONGEST:  # nor may it be remembered: a caller could fill the memory
+            return None
         days = _days(text[:10])
         minutes = minutes_of(text[11:16])
         if days is None or minutes is None or text[10] not in "T ":

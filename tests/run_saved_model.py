@@ -21,4 +21,5 @@ def main(folder: Path) -> None:
     print(json.dumps({"onnxruntime": version}))  # noqa: T201
 
 
-main(Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

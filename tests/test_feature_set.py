@@ -365,7 +365,7 @@ DECLARATIONS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "version": (
         lambda: FeatureSet("set", version=0, features={"x": x}),
-        r"'set': version=0; versions count from 1",
+        r"'set': version=0; versions are whole numbers from 1",
     ),
     "no features": (a_set, r"'set' has no features; give one at least"),
     "no expression": (lambda: a_set(x=3), r"feature 'x' is 3; expected an expression such as"),
@@ -585,7 +585,7 @@ TABLES_REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: one(x).fit(pd.DataFrame([[1, 2]], columns=["x", "x"])),
         r"more than one column 'x'; rename or drop the others",
     ),
-    "mixed": (lambda: one(x).fit({"x": [1, "a"]}), r"a column mixes types or has one that Arrow"),
+    "mixed": (lambda: one(x).fit({"x": [1, "a"]}), r"one mixes types or has a type that Arrow"),
     "float32": (
         lambda: one(x).fit({"x": floats32()}),
         r"'x' is float, but the field is a number .*as float64, or declare .*from_float32=True",

@@ -123,6 +123,9 @@ def _lower_clip(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str
 
 def _fit_standardize(fit: FitInput) -> dict[str, Any]:
     values = present(fit)
+    if values.min() == values.max():
+        # The mean of equal values is not always their value, and its error would be the scale.
+        return {"shift": float(values[0]), "scale": 1.0}
     mean = _mean(values)
     return {"shift": mean, "scale": _positive(math.sqrt(_mean((values - mean) ** 2)))}
 
