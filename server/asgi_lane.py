@@ -137,15 +137,26 @@ class Lane:
             asking.traceparent,
             asking.is_strict,
         )
-        if self.under_way is not None and len(self.under_way) == 1:
-            # Whatever the same poll read is under way already: there is nobody to share a run with.
-            answers: list[Answer] = []
-            self.core.settle([self.core.arrive(request, answers.append)])
-            return answers[0]
+        try:
+            if self.under_way is not None and len(self.under_way) == 1:
+                # Whatever the same poll read is under way already: nobody to share a run with.
+                return self._answer_alone(request)
+            return await self._answer_with_others(request)
+        except RequestError:
+            raise
+        except Exception as error:  # noqa: BLE001  (a defect of ours, before its group had one)
+            return self.core.defect(error, request)
+
+    def _answer_alone(self, request: Request) -> Answer:
+        answers: list[Answer] = []
+        self.core.settle([self.core.arrive(request, answers.append)])
+        return answers[0]
+
+    def _answer_with_others(self, request: Request) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer] = loop.create_future()
         self._iteration.add(self.core.arrive(request, partial(hand_over, answered)), loop)
-        return await answered
+        return answered
 
     async def _read_body(self, asking: Asking, receive: Receive) -> bytes:
         """The whole body; memory never holds more of it than the limit and one read."""

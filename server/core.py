@@ -20,7 +20,7 @@ from models.ladder import Answers, Plan
 from models.outputs import ModelOutputs
 from server.asked import Asked, Request, Results, together
 from server.counting import commit, commit_failed, measured, write_rows
-from server.logs import logger
+from server.logs import Seldom, logger, where
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import Answer, decode, error_answer
 from server.refusals import NO_ERRORS, RowErrors, errors_of
@@ -37,7 +37,7 @@ INTERNAL: Final = (
 class Core:
     """What the path needs beside the request: limits, the current route table, ids."""
 
-    __slots__ = ("_log", "ids", "is_draining", "routes", "settings")
+    __slots__ = ("_log", "_seldom", "ids", "is_draining", "routes", "settings")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -45,6 +45,7 @@ class Core:
         self.ids = PredictionIds()
         self.is_draining = False
         self._log = logger("core")
+        self._seldom = Seldom()
 
     def arrive(self, request: Request, hand_over: Callable[[Answer], None]) -> Asked:
         """Picks the route (once), decodes and encodes.
@@ -124,9 +125,7 @@ class Core:
         try:
             return run_rows(bundle, plan.rows)
         except Exception as error:  # noqa: BLE001  (onnxruntime raises many kinds; the ladder answers)
-            self._log.error(
-                "model_raised", model=bundle.name, version=bundle.version, kind=type(error).__name__
-            )
+            self._say_raised(bundle, error)
             return None
 
     def _finish(self, route: Route, group: list[Asked], results: Results) -> None:
@@ -154,25 +153,43 @@ class Core:
         return writer.single(answers, first, request_id, prediction_id)
 
     def _fail(self, asked: Asked, error: Exception) -> None:
-        """500 with an id and nothing else: what went wrong is in the log, under the same id."""
+        """500 for a request that a defect of ours hit; its rows count as failed."""
         if asked.is_answered:
             return
         asked.is_answered = True
-        request = asked.request
-        request_id = request.request_id or self.ids.next()
-        bundle = asked.route.bundle
-        self._log.error(
-            "request_failed",
-            model=bundle.name,
-            version=bundle.version,
-            request_id=request_id.decode(),
-            traceparent=request.traceparent.decode() if request.traceparent else None,
-            exc_info=error,
-        )
+        request, bundle = asked.request, asked.route.bundle
+        answer = self.defect(error, request, version=bundle.version)
         try:
             commit_failed(asked)
         finally:
-            asked.hand_over(error_answer("internal", INTERNAL, request_id))
+            asked.hand_over(answer)
+
+    def defect(self, error: Exception, request: Request, **facts: Any) -> Answer:
+        """500 with an id and nothing else: what went wrong is in the log, under the same id."""
+        request_id = request.request_id or self.ids.next()
+        self._log.error(
+            "request_failed",
+            model=request.model,
+            request_id=request_id.decode(),
+            traceparent=request.traceparent.decode() if request.traceparent else None,
+            kind=type(error).__name__,
+            where=where(error),
+            **facts,
+        )
+        return error_answer("internal", INTERNAL, request_id)
+
+    def _say_raised(self, bundle: Bundle, error: Exception) -> None:
+        """One line a second: a model that raises does so for every request."""
+        held_back = self._seldom.held_back(bundle.digest)
+        if held_back is not None:
+            self._log.error(
+                "model_raised",
+                model=bundle.name,
+                version=bundle.version,
+                kind=type(error).__name__,
+                where=where(error),
+                held_back=held_back,
+            )
 
 
 def by_route(asked: list[Asked]) -> Iterable[tuple[Route, list[Asked]]]:

@@ -7,6 +7,8 @@ Tracebacks are printed without local variables for the same reason.
 
 import logging
 import sys
+import time
+import traceback
 from typing import Any, Final, TextIO
 
 import structlog
@@ -54,6 +56,30 @@ def logger(room: str) -> Any:
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+
+
+def where(error: BaseException) -> list[str]:
+    """The lines an error came through, innermost last; not its message, which may hold values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+class Seldom:
+    """Lets one line of a kind through each second, with the number of those held back."""
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        self._seconds = seconds
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def held_back(self, kind: str) -> int | None:
+        """How many lines were held back since the last; None if this one is too."""
+        now = time.monotonic()
+        last, held = self._said.get(kind, (-self._seconds, 0))
+        if now - last < self._seconds:
+            self._said[kind] = last, held + 1
+            return None
+        self._said[kind] = now, 0
+        return held
 
 
 def flush() -> None:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from features.runtime import version as onnxruntime_version
 from models.bundle import Bundle
-from models.errors import ServingError
+from models.errors import FormatUnknown, ServingError
 from models.gate import run_gate
 from models.store import Store
 from server.core import Core
@@ -175,6 +175,11 @@ def open_route(store: Store, name: str, version: str) -> Route:
     """
     report = run_gate(store.folder(name, version))
     bundle = store.open(name, version, batch_exact=report.batch_exact)
+    if bundle.fitted is None:
+        raise FormatUnknown(
+            f"bundle '{name}/{version}' takes tensors, which this version of keelmark does not "
+            "serve; pack the model with the features that it was trained on"
+        )
     return make_route(bundle, curve(report.run_seconds))
 
 

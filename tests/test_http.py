@@ -1,5 +1,6 @@
 """The data port from outside: every answer, error, limit and header, through real sockets."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -406,6 +407,34 @@ def test_a_defect_is_an_internal_error_that_tells_nothing(server: Client, monkey
     assert server.predict([GOOD]).status == 200
 
 
+def test_a_defect_before_the_run_is_an_internal_error_too(
+    server: Client, monkeypatch: pytest.MonkeyPatch
+):
+    def defect(*_: Any) -> Any:
+        raise ZeroDivisionError("inner secret")
+
+    monkeypatch.setattr("server.core.objects_only", defect)
+    response = server.predict([GOOD])
+    assert_error(response, 500, "internal")
+    assert b"secret" not in response.body
+
+
+def test_the_log_of_a_defect_has_its_id_and_place_and_no_value(
+    server: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def defect(_route: Any, group: Any, _results: Any) -> Any:
+        raise ValueError(f"cannot use {group[0].records}")
+
+    monkeypatch.setattr("server.core.write_rows", defect)
+    server.predict({**GOOD, "salary": SECRET}, "X-Request-Id: find-me")
+    lines: list[Any] = [r.msg for r in caplog.records if r.name == "keelmark.core"]
+    (line,) = lines
+    assert line["request_id"] == "find-me"
+    assert line["kind"] == "ValueError"
+    assert line["where"][-1].endswith(" defect")
+    assert str(SECRET) not in str(line)
+
+
 def test_while_draining_new_requests_are_refused(server: Client):
     core = server.serving.runtime.core
     server.call(setattr, core, "is_draining", True)
@@ -454,6 +483,45 @@ def until(condition: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+class Counting:
+    """A session that remembers how many rows each run had."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.rows: list[int] = []
+
+    def run(self, rows: Any) -> Any:
+        self.rows.append(len(rows))
+        return self.session.run(rows)
+
+
+def test_requests_that_arrive_together_share_a_run(server: Client):
+    core = server.serving.runtime.core
+    route = core.routes.live[NAME]
+    counting = Counting(route.bundle.session)
+    bundle = dataclasses.replace(route.bundle, session=counting)
+    records = [{**GOOD, "age": age} for age in range(20, 40)]
+    alone = [server.predict(record).json["prediction"] for record in records]
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in records]
+        for connection in connections:
+            assert connection.ask(get("/health/live")).status == 200  # all are accepted
+        server.call(
+            setattr,
+            core,
+            "routes",
+            core.routes.with_route(dataclasses.replace(route, bundle=bundle)),
+        )
+        server.loop.call_soon_threadsafe(time.sleep, 0.5)  # the loop looks away
+        for connection, record in zip(connections, records, strict=True):
+            connection.send(post(PATH, json.dumps(record).encode()))
+        together = [connection.receive().json["prediction"] for connection in connections]
+        server.call(setattr, core, "routes", core.routes.with_route(route))
+    assert together == alone
+    assert sum(counting.rows) == len(records)
+    assert len(counting.rows) < len(records) / 2
 
 
 # ids and headers
