@@ -115,6 +115,8 @@ class InProcessRuntime:
         self.core.routes = RouteTable(
             unavailable={n: Unavailable(n, v, "it is being opened") for n, v in wanted.items()}
         )
+        for name in set(self.settings.required_models or ()) - set(wanted):
+            _log.warning("required_model_not_in_store", model=name)
         for name, version in wanted.items():
             await self._open(name, version)
         self.phase = Phase.SERVING
