@@ -62,7 +62,8 @@ class Bundle:
         folder: where it was opened.
         digest: sha256 of the bytes of `manifest.json`: the bundle's identity.
         fitted: None for a tensor bundle, whose `inputs` then say what it takes.
-        batch_exact: single and batch answers have equal bits on this machine, as its gate found.
+        batch_exact: single and batch answers have equal bits, as `pack` found and the gate on this
+            machine too.
     """
 
     folder: Path
@@ -117,7 +118,7 @@ class Bundle:
             encoder=encoder,
             measures=_measures(where, fitted, manifest.outputs, reference),
             ladder=_ladder(where, manifest, fallback, fields, encoder),
-            batch_exact=batch_exact,
+            batch_exact=manifest.batch_exact and batch_exact,
             session=_session(where, folder, manifest, has_features=fitted is not None),
         )
 

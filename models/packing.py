@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from features.encoding import Encoded
 from features.feature_set import Fitted
 from features.runtime import Session
+from models.batches import TREE_SECONDS, probe, probe_model
 from models.card import card_text
 from models.cases import Cases, cases_of
 from models.convert import Converted, convert
+from models.convert.graph import nodes_of
 from models.declared import (
     check_field_names,
     computes_in_float32,
@@ -75,7 +77,6 @@ from models.store import Store
 from models.training_rows import Rows, held_out, part, read_rows
 
 FEW_ROWS: Final = 200
-BATCH_PROBE_ROWS: Final = 256
 
 
 def pack(
@@ -189,7 +190,8 @@ def pack(
         with steps.step("making golden rows"):
             golden = golden_of(settled, features, [*cases.samples, *cases.edges])
             _check_reaches_model(golden)
-            batch_exact = _batch_exact(draft, golden, held)
+        with steps.step("comparing rows alone and in batches"):
+            batch_exact = _batch_exact(draft, converted, golden, held, rows)
         with steps.step("measuring what the answers depend on"):
             found, importance = _evaluate(draft, held)
         with steps.step("counting the training distributions"):
@@ -315,14 +317,15 @@ def _check_reaches_model(golden: Golden) -> None:
     )
 
 
-def _batch_exact(draft: Draft, golden: Golden, held: Rows) -> bool:
-    """Whether rows have the same bits alone and in a batch: golden rows, and some held-out ones."""
+def _batch_exact(
+    draft: Draft, converted: Converted, golden: Golden, held: Rows, rows: Rows
+) -> bool:
+    """Whether rows have the same bits alone and in a batch: golden, held-out and training rows."""
     records = draft.encoder.encode([row.record for row in golden.rows]).rows
-    rows = np.concatenate([records, held.encoded.rows[:BATCH_PROBE_ROWS]])
-    batch = draft.run(rows)
-    return all(
-        draft.run(rows[place : place + 1]).same_bits(batch.part(place, place + 1))
-        for place in range(len(rows))
+    real = np.concatenate([held.encoded.rows, rows.encoded.rows])
+    operators = [node.op_type for node in nodes_of(converted.model.graph)]
+    return probe(draft.run, records, seconds=TREE_SECONDS).exact and probe_model(
+        draft.run, real, operators, seed=SEED
     )
 
 

@@ -12,12 +12,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.batches import probe
 from models.bundle import Bundle
 from models.errors import GoldenMismatch
 from models.golden import Answered, Answering, answer, bad_fields, rung_name
 from models.manifest import Golden, GoldenRow, OutputSpec
 from models.outputs import ModelOutputs, differing_rows
 
+PROBE_SECONDS: Final = 1.0
 REBUILD: Final = (
     "The encoder, the runtime or the processor differs from where it was packed. Keep the "
     "version that serves; pack this one again with this onnxruntime, or serve it with the one it "
@@ -32,7 +34,8 @@ class Replay:
     Attributes:
         rows: golden rows replayed, singly and as one batch.
         features_off_by_one: feature values that differ by one float32 unit in the last place.
-        batch_exact: features and outputs of the batch have the bits of the single rows.
+        batch_exact: features and outputs of batches, of all rows and of other sizes, have the bits
+            of the single rows.
     """
 
     rows: int
@@ -56,7 +59,11 @@ def replay(answering: Answering, golden: Golden, feature_names: Sequence[str]) -
         singles.append(answered)
     batch = answer(answering, [row.record for row in golden.rows])
     _compare_batch(answering, golden, batch)
-    return Replay(len(golden.rows), off, _same_bits(singles, batch))
+    exact = (
+        _same_bits(singles, batch)
+        and probe(answering.run, batch.plan.rows, seconds=PROBE_SECONDS).exact
+    )
+    return Replay(len(golden.rows), off, exact)
 
 
 def _compare(
