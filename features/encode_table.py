@@ -64,7 +64,7 @@ def _encode(coding: Coding, column: pa.Array) -> tuple[Values, Flags]:
 
 def _has_nothing(column: pa.Array) -> bool:
     """Whether every value is null: whatever the type, as that of an empty column is a guess."""
-    return len(column) > 0 and bool(_is_null(column).all())
+    return len(column) > 0 and all(_is_null(some).all() for some in (column[:1], column))
 
 
 def _fill(length: int, value: float) -> Values:

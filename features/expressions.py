@@ -54,7 +54,7 @@ class _Arithmetic(_Nullable):
         return _number("divide/1", other, self)
 
     def __pow__(self, exponent: float) -> "Number":
-        return Number("power/1", [self], {"exponent": _finite(exponent, "**")})
+        return _power(self, exponent)
 
     def __abs__(self) -> "Number":
         return Number("abs/1", [self])
@@ -123,12 +123,7 @@ class Number(_Arithmetic):
 
     def power(self, exponent: float) -> "Number":
         """X to a constant exponent; null where it is undefined or overflows."""
-        chosen = _finite(exponent, "power()")
-        if chosen == 0:
-            raise DeclarationError(
-                "power(0): it would be 1 for every value, null too; leave it out"
-            )
-        return Number("power/1", [self], {"exponent": chosen})
+        return _power(self, exponent)
 
     def round(self) -> "Number":
         """To the nearest integer, halves to even."""
@@ -443,6 +438,13 @@ def _number(op: str, a: Any, b: Any) -> Number:
     if left.op == right.op == "constant":
         raise DeclarationError(f"{left!r} and {right!r} are both constants; compute it in Python")
     return Number(op, [left, right])
+
+
+def _power(base: Expression, exponent: float) -> Number:
+    chosen = _finite(exponent, "power()")
+    if chosen == 0:
+        raise DeclarationError("power(0): it would be 1 for every value, null too; leave it out")
+    return Number("power/1", [base], {"exponent": chosen})
 
 
 def _comparison(op: str, a: Any, b: Any) -> Boolean:

@@ -440,6 +440,7 @@ DECLARATIONS: dict[str, tuple[Callable[[], Any], str]] = {
         r"\(0.9, 0.1\)\): expected 0 <= low < high",
     ),
     "power": (lambda: x.power(0), r"power\(0\): .*leave it out"),
+    "power as operator": (lambda: x**0, r"power\(0\): .*leave it out"),
     "power of infinity": (lambda: x.power(np.inf), r"power\(\): expected a finite number, got inf"),
     "bucketize": (x.bucketize, r"bucketize\(\): give either edges or bins"),
     "bins": (lambda: x.bucketize(bins=1), r"bucketize\(bins=1\): use 2 to 1000"),

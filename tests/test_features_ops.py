@@ -111,6 +111,22 @@ def exact_session(name: str) -> Session:
     return SESSIONS[name]
 
 
+@settings(max_examples=50)
+@given(values=st.lists(st.floats(1e-300, 1e300), min_size=2, max_size=9))
+def test_before_a_step_a_logarithm_is_rounded_to_24_bits(values: list[float]):
+    """So that no bucket turns on its last bit, which is another on another processor."""
+    floor = CASES["floor of a logarithm"]
+    [settled] = floor.args
+    [logarithm] = settled.args
+    subject = fitted("floor of a logarithm")
+    model = compile_values(subject.plan, [settled, logarithm])
+    found = Session(model.SerializeToString()).run(np.array(values)[:, None])[0]
+    [expected] = oracle.settle(settled, [found[:, 1]], subject)
+    assert_same_bits(expected, found[:, 0])
+    nudged = np.nextafter(found[:, 1], np.inf)
+    assert np.mean(oracle.settle(settled, [nudged], subject)[0] == expected) > 0.5
+
+
 @cases
 @settings(max_examples=10)
 @given(data=st.data())

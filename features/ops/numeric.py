@@ -143,7 +143,7 @@ def _fit_robust_scale(fit: FitInput) -> dict[str, Any]:
 
 def _positive(scale: float) -> float:
     """A constant column is shifted only."""
-    return scale if scale > 0 else 1.0
+    return 1.0 if scale == 0 else scale
 
 
 def _lower_shift_scale(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
