@@ -47,6 +47,7 @@ from models.evaluation import (
 from models.gate import run_gate
 from models.golden import SEED, golden_of
 from models.integrity import file_entry
+from models.ladder import MODEL as MODEL_RUNG
 from models.ladder import Ladder
 from models.manifest import (
     CARD,
@@ -75,8 +76,11 @@ from models.provenance import features_identity, training_facts, versions
 from models.reference import Reference, build_reference
 from models.store import Store
 from models.training_rows import Rows, held_out, part, read_rows
+from models.vocabulary import REASONS
 
 FEW_ROWS: Final = 200
+INVALID_SHARE: Final = 0.01
+OUTPUT_INVALID: Final = REASONS.index("output_invalid")
 
 
 def pack(
@@ -187,6 +191,7 @@ def pack(
         )
         cases = cases_of(features, rows)
         native = _compare(steps, converted, settled, held, cases)
+        _check_valid(settled, rows, answers)
         with steps.step("making golden rows"):
             golden = golden_of(settled, features, [*cases.samples, *cases.edges])
             _check_reaches_model(golden)
@@ -314,6 +319,26 @@ def _check_reaches_model(golden: Golden) -> None:
         f"no sample row is answered by the model; the first goes to {first.rung} for "
         f"{list(first.reasons)}. Sensitive fields have generated values there: give them an "
         "`example`, declare their vocabulary, or accept unknown values; else check the policies."
+    )
+
+
+def _check_valid(settled: Settled, rows: Rows, answers: ModelOutputs) -> None:
+    """Answers that may not be given are for accidents, not for what training is made of."""
+    plan = settled.ladder.plan_table(rows.encoded)
+    asked = len(rows) if plan.rung is None else plan.rung.count(MODEL_RUNG)
+    judged = settled.ladder.judge(plan, answers)
+    invalid = judged.reason.count(OUTPUT_INVALID)
+    if invalid <= INVALID_SHARE * asked:
+        return
+    place = judged.reason.index(OUTPUT_INVALID)
+    answer = [column[place].tolist() for column in answers.values]
+    raise PackingError(
+        f"{invalid} of the {asked} training rows that the model answers have invalid outputs, as "
+        f"row {place}: {dict(zip((s.name for s in settled.outputs), answer, strict=True))}; at "
+        f"most {INVALID_SHARE:.0%} may, as the rules would answer them. Not-a-number comes from "
+        "null features: impute them, or let a policy send such rows to the rules. For numbers "
+        "out of range widen valid_range, end an ONNX model whose probabilities miss 1 by rounding "
+        "with Clip, or declare a score that is no probability a `value`."
     )
 
 

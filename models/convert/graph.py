@@ -212,6 +212,16 @@ def column(model: onnx.ModelProto, source: str, place: int, name: str) -> onnx.N
     return helper.make_node("Gather", [source, index], [name], axis=1)
 
 
+def clipped(model: onnx.ModelProto, source: str, name: str) -> onnx.NodeProto:
+    """`source`, float32, not below 0 and not above 1: sums of shares miss 1 by their rounding.
+
+    Not-a-number stays what it is, and its row goes to the rules.
+    """
+    low = constant(model, f"{name}_low", np.asarray(0, np.float32))
+    high = constant(model, f"{name}_high", np.asarray(1, np.float32))
+    return helper.make_node("Clip", [source, low, high], [name])
+
+
 def flat(model: onnx.ModelProto, source: str, name: str) -> onnx.NodeProto:
     """`source` [n, 1] as [n]."""
     shape = constant(model, f"{name}_shape", np.asarray([-1], np.int64))

@@ -18,13 +18,13 @@ from models.convert.graph import (
     class_array,
     class_names,
     class_probabilities_spec,
+    clipped,
     column,
     flat,
     inner,
     label_spec,
     most_probable,
     probability_spec,
-    renamed,
     value_spec,
     with_outputs,
 )
@@ -70,9 +70,12 @@ def _binary(
     proto: Any, booster: Any, classes: tuple[ClassName, ...], common: dict[str, Any]
 ) -> Converted:
     specs = (probability_spec(classes),)
-    node = column(proto, inner("probabilities"), 1, "probability")
+    nodes = [
+        column(proto, inner("probabilities"), 1, "positive_score"),
+        clipped(proto, "positive_score", "probability"),
+    ]
     return Converted(
-        model=with_outputs(proto, specs, [node]),
+        model=with_outputs(proto, specs, nodes),
         outputs=specs,
         native=lambda features: {"probability": booster.predict(features)},
         **common,
@@ -83,10 +86,9 @@ def _multiclass(
     proto: Any, booster: Any, classes: tuple[ClassName, ...], common: dict[str, Any]
 ) -> Converted:
     specs = (label_spec(classes), class_probabilities_spec(classes))
-    probabilities = inner("probabilities")
     nodes = [
-        renamed(probabilities, "class_probabilities"),
-        *most_probable(proto, probabilities, classes, "label"),
+        clipped(proto, inner("probabilities"), "class_probabilities"),
+        *most_probable(proto, "class_probabilities", classes, "label"),
     ]
     names = class_array(classes)
 

@@ -18,6 +18,7 @@ from models.convert.graph import (
     checked,
     class_names,
     class_probabilities_spec,
+    clipped,
     column,
     flat,
     label_spec,
@@ -77,14 +78,17 @@ def _classifier(proto: Any, model: Any, common: dict[str, Any]) -> Converted:
 
     elif len(classes) == 2:
         specs = (probability_spec(classes),)
-        nodes = [column(proto, scores, 1, "probability")]
+        nodes = [
+            column(proto, scores, 1, "positive_score"),
+            clipped(proto, "positive_score", "probability"),
+        ]
 
         def native(features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
             return {"probability": model.predict_proba(features)[:, 1]}
 
     else:
         specs = (label_spec(classes), class_probabilities_spec(classes))
-        nodes = [renamed(label, "label"), renamed(scores, "class_probabilities")]
+        nodes = [renamed(label, "label"), clipped(proto, scores, "class_probabilities")]
 
         def native(features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
             return {
