@@ -21,7 +21,7 @@ from features.feature_set import Fitted
 from features.fields import Field
 from features.runtime import Session
 from models.errors import BundleCorrupt, FeaturesMismatch, FormatUnknown
-from models.integrity import Contents, verified
+from models.integrity import Contents, check_unchanged, verified
 from models.ladder import Ladder
 from models.manifest import (
     AGAIN,
@@ -82,21 +82,31 @@ class Bundle:
     session: Session
 
     @classmethod
-    def open(cls, folder: Path, *, batch_exact: bool = False) -> "Bundle":
+    def open(
+        cls, folder: Path, *, batch_exact: bool = False, digest: str | None = None
+    ) -> "Bundle":
         """Opens a folder after verifying every file.
 
         Args:
             folder: the bundle.
             batch_exact: what the gate measured on this machine (`GateReport.batch_exact`).
+            digest: of the bundle that the gate examined (`GateReport.digest`); None takes any.
 
         Raises:
             BundleNotFound: no such folder.
             FormatUnknown: another format, or rules or checks that this version does not evaluate.
-            BundleCorrupt: a file is not what the manifest says, or does not fit the others.
+            BundleCorrupt: a file is not what the manifest says, does not fit the others, or is
+                changed while it is read; or it is not the bundle that was examined.
             FeaturesMismatch: the model is bound to other features than the bundle carries.
         """
         contents = verified(folder)
         where = f"bundle {folder}"
+        if digest not in (None, contents.digest):
+            raise BundleCorrupt(
+                f"{where}: its digest is {contents.digest[:12]}…, its gate examined "
+                f"{digest[:12]}…; somebody put another bundle there meanwhile. Load it again, so "
+                "that this one is examined."
+            )
         fallback = read(Fallback, contents.files[FALLBACK], what=f"{where}: {FALLBACK}")
         golden = read(Golden, contents.files[GOLDEN], what=f"{where}: {GOLDEN}")
         reference = read(Reference, contents.files[REFERENCE], what=f"{where}: {REFERENCE}")
@@ -119,7 +129,7 @@ class Bundle:
             measures=_measures(where, fitted, manifest.outputs, reference),
             ladder=_ladder(where, manifest, fallback, fields, encoder),
             batch_exact=manifest.batch_exact and batch_exact,
-            session=_session(where, folder, manifest, has_features=fitted is not None),
+            session=_session(where, folder, contents, has_features=fitted is not None),
         )
 
     @property
@@ -248,7 +258,8 @@ def _ladder(
         raise BundleCorrupt(f"{where}: {FALLBACK} cannot be used: {error}; {AGAIN}") from error
 
 
-def _session(where: str, folder: Path, manifest: Manifest, *, has_features: bool) -> Session:
+def _session(where: str, folder: Path, contents: Contents, *, has_features: bool) -> Session:
+    manifest = contents.manifest
     try:
         session = Session(folder / MODEL)
     except Exception as error:
@@ -258,6 +269,7 @@ def _session(where: str, folder: Path, manifest: Manifest, *, has_features: bool
             f"needs onnxruntime {manifest.runtime.get('onnxruntime_oldest', '1.20')} or later; "
             f"with that, {AGAIN}."
         ) from error
+    check_unchanged(folder, contents, MODEL)
     expected = [spec.name for spec in manifest.outputs]
     expected += [FEATURES_OUTPUT] * has_features + [CHECKS_OUTPUT] * bool(manifest.checks)
     if list(session.outputs) != expected:

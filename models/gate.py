@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ LARGEST_COMPLAINT: Final = 1 << 20
 LARGEST_BATCH: Final = 256
 SECONDS_PER_SIZE: Final = 0.02
 SECONDS_TO_END: Final = 5.0
+LOOK_SECONDS: Final = 0.05
+"""How often it is looked whether the gate was cancelled."""
 SHOWN_COMPLAINT: Final = 400
 ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 """All that the child's environment has; one BLAS thread saves 40 MB."""
@@ -74,6 +77,8 @@ class GateReport(Strict, frozen=True, kw_only=True):
     row stops falling: 1 where it never falls by a tenth.
     """
 
+    digest: str
+    """Of the bundle that was examined: whoever opens it next must find this one."""
     rows: int
     features_off_by_one: int
     batch_exact: bool
@@ -97,20 +102,28 @@ class _Verdict(Strict, frozen=True, kw_only=True):
 def admit(folder: Path, limits: Limits = USUAL) -> tuple[Bundle, GateReport]:
     """Runs the gate and, when it passes, opens the bundle here. Blocks; raises as `run_gate`."""
     report = run_gate(folder, limits)
-    return Bundle.open(folder, batch_exact=report.batch_exact), report
+    bundle = Bundle.open(folder, batch_exact=report.batch_exact, digest=report.digest)
+    return bundle, report
 
 
-def run_gate(folder: Path, limits: Limits = USUAL) -> GateReport:
+def run_gate(
+    folder: Path, limits: Limits = USUAL, *, cancelled: threading.Event | None = None
+) -> GateReport:
     """Loads and replays a bundle in a process of its own. Blocks until there is a verdict.
+
+    Args:
+        folder: the bundle.
+        limits: what the process may use.
+        cancelled: once it is set, by any thread, the process is killed and nothing waited for.
 
     Raises:
         GoldenMismatch, BundleCorrupt, FormatUnknown, FeaturesMismatch: the child's findings.
-        GateFailed: no verdict came: it crashed, hung, or used more than it may.
+        GateFailed: no verdict came: it crashed, hung, used more than it may, or was cancelled.
     """
     folder = folder.resolve()
     limits = limits.for_bundle(folder)
     with tempfile.TemporaryFile() as complaint:
-        answer, why = _child(folder, limits, complaint)
+        answer, why = _child(folder, limits, complaint, cancelled or threading.Event())
         if answer:
             return _reported(folder, answer)
         complaint.seek(0)
@@ -136,7 +149,9 @@ def _reported(folder: Path, answer: bytes) -> GateReport:
     raise kind(verdict.message)
 
 
-def _child(folder: Path, limits: Limits, complaint: IO[bytes]) -> tuple[bytes, str]:
+def _child(
+    folder: Path, limits: Limits, complaint: IO[bytes], cancelled: threading.Event
+) -> tuple[bytes, str]:
     """The verdict's bytes, or none and why."""
     readable, writable = os.pipe()
     request = {
@@ -157,7 +172,8 @@ def _child(folder: Path, limits: Limits, complaint: IO[bytes]) -> tuple[bytes, s
         )
         os.close(writable)
         writable = -1
-        answer, in_time = _read_until(readable, time.monotonic() + limits.wall_seconds)
+        deadline = time.monotonic() + limits.wall_seconds
+        answer, in_time = _read_until(readable, deadline, cancelled)
         if not in_time:
             os.killpg(process.pid, signal.SIGKILL)
         code = _ended(process)
@@ -165,6 +181,8 @@ def _child(folder: Path, limits: Limits, complaint: IO[bytes]) -> tuple[bytes, s
         os.close(readable)
         if writable >= 0:
             os.close(writable)
+    if cancelled.is_set():
+        return b"", "it was told to stop"
     if not in_time:
         return b"", f"it was still busy after {limits.wall_seconds:g} s"
     return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
@@ -179,13 +197,17 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def _read_until(descriptor: int, deadline: float) -> tuple[bytes, bool]:
+def _read_until(
+    descriptor: int, deadline: float, cancelled: threading.Event
+) -> tuple[bytes, bool]:
     """What is written before the other end closes, and whether it closed in time."""
     pieces, size = list[bytes](), 0
     while size <= LARGEST_VERDICT:
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+        if left <= 0 or cancelled.is_set():
             return b"", False
+        if not select.select([descriptor], [], [], min(left, LOOK_SECONDS))[0]:
+            continue
         piece = os.read(descriptor, 1 << 16)
         if not piece:
             return b"".join(pieces), True
@@ -225,6 +247,7 @@ def examine(folder: Path, *, network: str) -> GateReport:
         found = replay(bundle, bundle.golden, bundle.fitted.feature_names)
         seconds = run_seconds(bundle)
     return GateReport(
+        digest=bundle.digest,
         rows=found.rows,
         features_off_by_one=found.features_off_by_one,
         batch_exact=found.batch_exact,

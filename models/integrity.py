@@ -10,7 +10,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from models.errors import BundleCorrupt, BundleNotFound
 from models.manifest import (
@@ -32,12 +32,33 @@ BY_PATH: Final = (MODEL, BASELINE)
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """Which bytes a path led to: another file there, or another content of it, has another one."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    """Nobody can set it back, and moving a file away and back changes it."""
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "Stamp":
+        """What `stat` found."""
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
-    """A verified folder: the manifest, its digest, and the bytes of the small files by name."""
+    """A verified folder: the manifest, its digest, and the bytes of the small files by name.
+
+    Models are opened by path later; `stamps` has what they were before they were hashed.
+    """
 
     manifest: Manifest
     digest: str
     files: dict[str, bytes]
+    stamps: dict[str, Stamp]
 
 
 def verified(folder: Path) -> Contents:
@@ -51,21 +72,39 @@ def verified(folder: Path) -> Contents:
     found = _regular_files(folder)
     if MANIFEST not in found:
         raise BundleCorrupt(f"bundle {folder}: {MANIFEST} is missing; {AGAIN}")
-    content = (folder / MANIFEST).read_bytes()
+    content = _read(folder / MANIFEST, keep=True).content
     manifest = read(Manifest, content, what=f"bundle {folder}: {MANIFEST}")
     _check_listing(folder, manifest, found)
-    files: dict[str, bytes] = {}
-    for entry in manifest.files:
-        kept = _check_file(folder, entry)
-        if kept is not None:
-            files[entry.name] = kept
-    return Contents(manifest, hashlib.sha256(content).hexdigest(), files)
+    read_files = {entry.name: _check_file(folder, entry) for entry in manifest.files}
+    return Contents(
+        manifest,
+        hashlib.sha256(content).hexdigest(),
+        {name: file.content for name, file in read_files.items() if name not in BY_PATH},
+        {name: file.stamp for name, file in read_files.items() if name in BY_PATH},
+    )
+
+
+def check_unchanged(folder: Path, contents: Contents, name: str) -> None:
+    """Refuses a model that is not the one that was hashed; called after it was opened by path.
+
+    Raises:
+        BundleCorrupt: it was replaced or written to meanwhile.
+    """
+    try:
+        now = Stamp.of((folder / name).lstat())
+    except OSError:
+        now = None
+    if now != contents.stamps[name]:
+        raise BundleCorrupt(
+            f"bundle {folder}: {name} was changed while it was opened; a bundle never changes. "
+            "Find out who writes there, and copy the bundle again."
+        )
 
 
 def file_entry(path: Path) -> FileEntry:
     """What the manifest says of a file."""
-    size, digest, _ = _read(path, keep=False)
-    return FileEntry(name=path.name, size=size, sha256=digest)
+    file = _read(path, keep=False)
+    return FileEntry(name=path.name, size=file.size, sha256=file.sha256)
 
 
 def _regular_files(folder: Path) -> set[str]:
@@ -109,8 +148,9 @@ def _check_listing(folder: Path, manifest: Manifest, found: set[str]) -> None:
         )
 
 
-def _check_file(folder: Path, entry: FileEntry) -> bytes | None:
-    size, digest, content = _read(folder / entry.name, keep=entry.name not in BY_PATH)
+def _check_file(folder: Path, entry: FileEntry) -> "_File":
+    file = _read(folder / entry.name, keep=entry.name not in BY_PATH)
+    size, digest = file.size, file.sha256
     if size != entry.size:
         word = "truncated" if size < entry.size else "longer than packed"
         raise BundleCorrupt(
@@ -121,16 +161,30 @@ def _check_file(folder: Path, entry: FileEntry) -> bytes | None:
             f"bundle {folder}: {entry.name} was altered: its sha256 is {digest[:12]}…, expected "
             f"{entry.sha256[:12]}…; {AGAIN}"
         )
-    return content
+    return file
 
 
-def _read(path: Path, *, keep: bool) -> tuple[int, str, bytes | None]:
-    """Size, sha256 and, if kept, the bytes that were hashed: nobody can swap them in between."""
+class _File(NamedTuple):
+    size: int
+    sha256: str
+    content: bytes
+    stamp: Stamp
+
+
+def _read(path: Path, *, keep: bool) -> _File:
+    """A file with, if kept, the bytes that were hashed: nobody can swap them in between."""
     digest, size, pieces = hashlib.sha256(), 0, list[bytes]()
-    with path.open("rb") as file:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise BundleCorrupt(
+            f"bundle {path.parent}: {path.name} cannot be opened: {error.strerror}; {AGAIN}"
+        ) from error
+    with os.fdopen(descriptor, "rb") as file:
+        stamp = Stamp.of(os.fstat(descriptor))
         while piece := file.read(CHUNK_BYTES):
             digest.update(piece)
             size += len(piece)
             if keep:
                 pieces.append(piece)
-    return size, digest.hexdigest(), b"".join(pieces) if keep else None
+    return _File(size, digest.hexdigest(), b"".join(pieces), stamp)

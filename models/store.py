@@ -76,11 +76,23 @@ class Store:
         """Models that have at least one version, sorted."""
         if not self.root.is_dir():
             raise StoreError(f"no store at {self.root}; name a folder that `pack` has written to")
+        try:
+            entries = list(os.scandir(self.root))
+        except OSError as error:
+            raise StoreError(
+                f"the store {self.root} cannot be read ({error.strerror}); make it readable"
+            ) from error
         return sorted(
             entry.name
-            for entry in os.scandir(self.root)
-            if re.fullmatch(MODEL_NAME, entry.name) and entry.is_dir() and self.versions(entry.name)
+            for entry in entries
+            if re.fullmatch(MODEL_NAME, entry.name) and entry.is_dir() and self._has_some(entry)
         )
+
+    def _has_some(self, model: "os.DirEntry[str]") -> bool:
+        try:
+            return bool(self.versions(model.name))
+        except OSError:
+            return True  # it cannot be read: opening it says so, and the other models are there
 
     def versions(self, name: str) -> list[str]:
         """Versions of a model, sorted as texts: they have no other order."""
@@ -102,14 +114,16 @@ class Store:
             raise BundleNotFound(f"no {name}/{version} in {self.root}: {there}")
         return self.root / name / version
 
-    def open(self, name: str, version: str, *, batch_exact: bool = False) -> Bundle:
+    def open(
+        self, name: str, version: str, *, batch_exact: bool = False, digest: str | None = None
+    ) -> Bundle:
         """Opens a version; see `Bundle.open`.
 
         Raises:
             BundleCorrupt: also when the folder was renamed or copied under another name.
         """
         folder = self.folder(name, version)
-        bundle = Bundle.open(folder, batch_exact=batch_exact)
+        bundle = Bundle.open(folder, batch_exact=batch_exact, digest=digest)
         if (bundle.name, bundle.version) != (name, version):
             raise BundleCorrupt(
                 f"bundle {folder} says that it is {bundle.name}/{bundle.version}; a bundle keeps "

@@ -176,7 +176,7 @@ def open_route(store: Store, name: str, version: str) -> Route:
         BundleError: it cannot be served; the message says why and what to do.
     """
     report = run_gate(store.folder(name, version))
-    bundle = store.open(name, version, batch_exact=report.batch_exact)
+    bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
     if bundle.fitted is None:
         raise FormatUnknown(
             f"bundle '{name}/{version}' takes tensors, which this version of keelmark does not "

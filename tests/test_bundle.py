@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from features import number
+from features.runtime import Session
 from models.bundle import Bundle
 from models.errors import BundleCorrupt, BundleNotFound, FeaturesMismatch, FormatUnknown
 from models.manifest import MANIFEST, MODEL, REQUIRED
@@ -197,6 +198,36 @@ def test_a_key_that_nobody_knows(folder: Path, name: str):
 def test_a_file_that_is_no_model(folder: Path):
     rewritten(folder, MODEL, lambda _: b"no model")
     refused(folder, BundleCorrupt, MODEL, "onnxruntime")
+
+
+@pytest.mark.parametrize("how", ["replaced", "written", "gone", "away and back"])
+def test_a_model_that_changes_between_hashing_and_opening(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    path = folder / MODEL
+    content = path.read_bytes()
+
+    def opened(model: Path) -> Session:
+        session = Session(model)
+        if how == "replaced":
+            path.unlink()
+        if how in ("replaced", "written"):
+            path.write_bytes(content)
+        else:
+            moved = path.rename(folder / "moved")
+            if how == "away and back":
+                moved.rename(path)
+        return session
+
+    monkeypatch.setattr("models.bundle.Session", opened)
+    refused(folder, BundleCorrupt, MODEL, "changed while it was opened")
+
+
+def test_another_bundle_than_the_one_that_was_examined(whole: Path):
+    digest = Bundle.open(whole).digest
+    assert Bundle.open(whole, digest=digest).digest == digest
+    with pytest.raises(BundleCorrupt, match="its gate examined 000000000000"):
+        Bundle.open(whole, digest="0" * 64)
 
 
 def test_the_features_graph_in_place_of_the_model(folder: Path):

@@ -14,9 +14,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models import gate_child
+from models import gate, gate_child
 from models.errors import BundleCorrupt, BundleNotFound, FormatUnknown, GateFailed, GoldenMismatch
-from models.gate import Limits, admit, max_batch, run_gate
+from models.gate import GateReport, Limits, admit, max_batch, run_gate
 from models.manifest import MODEL
 from tests.packed import copied, edited, packed, rewritten, trained
 
@@ -46,6 +46,19 @@ def test_it_reports_what_it_measured(whole: Path):
 def test_it_admits_a_bundle_with_what_it_found(whole: Path):
     bundle, report = admit(whole)
     assert bundle.batch_exact is report.batch_exact
+
+
+def test_another_bundle_put_there_after_the_gate_is_not_opened(
+    whole: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def examined(*_: Any) -> GateReport:
+        report = run_gate(folder)
+        rewritten(folder, "card.md", lambda content: content + b"!")
+        return report
+
+    monkeypatch.setattr(gate, "run_gate", examined)
+    with pytest.raises(BundleCorrupt, match="put another bundle there"):
+        admit(folder)
 
 
 def test_a_relative_folder(whole: Path, monkeypatch: pytest.MonkeyPatch):
