@@ -331,7 +331,7 @@ def _check_valid(settled: Settled, rows: Rows, answers: ModelOutputs) -> None:
     if invalid <= INVALID_SHARE * asked:
         return
     place = judged.reason.index(OUTPUT_INVALID)
-    answer = [column[place].tolist() for column in answers.values]
+    answer = [column[place : place + 1].tolist()[0] for column in answers.values]
     raise PackingError(
         f"{invalid} of the {asked} training rows that the model answers have invalid outputs, as "
         f"row {place}: {dict(zip((s.name for s in settled.outputs), answer, strict=True))}; at "

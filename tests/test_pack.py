@@ -216,10 +216,11 @@ def test_not_a_number_is_no_probability_after_clamping():
     assert np.isnan(answers).tolist() == np.isnan(x).any(axis=1).tolist()
 
 
-def test_a_model_of_which_more_than_a_hundredth_is_invalid_is_refused(store: Path):
-    model = fitted_on_plain(LogisticRegression(), "late")
+@pytest.mark.parametrize("target", ["late", "kind"])
+def test_a_model_of_which_more_than_a_hundredth_is_invalid_is_refused(store: Path, target: str):
+    model = fitted_on_plain(LogisticRegression(tol=0.1), target)
     with pytest.raises(PackingError) as caught:
-        packed(store, model=model)
+        packed(store, model=model, target=target, **UNTHRESHOLDED)
     message = str(caught.value)
     assert "training rows that the model answers have invalid outputs" in message
     assert "nan" in message
