@@ -33,7 +33,8 @@ class Replay:
 
     Attributes:
         rows: golden rows replayed, singly and as one batch.
-        features_off_by_one: feature values that differ by one float32 unit in the last place.
+        features_off_by_one: feature values that differ by one float32 unit in the last place,
+            singly or in the batch, whichever are more.
         batch_exact: features and outputs of batches, of all rows and of other sizes, have the bits
             of the single rows.
     """
@@ -58,7 +59,7 @@ def replay(answering: Answering, golden: Golden, feature_names: Sequence[str]) -
         off += _compare(answering, row, answered, feature_names)
         singles.append(answered)
     batch = answer(answering, [row.record for row in golden.rows])
-    _compare_batch(answering, golden, batch)
+    off = max(off, _compare_batch(answering, golden, batch, feature_names))
     exact = (
         _same_bits(singles, batch)
         and probe(answering.run, batch.plan.rows, seconds=PROBE_SECONDS).exact
@@ -70,12 +71,7 @@ def _compare(
     answering: Answering, row: GoldenRow, answered: Answered, feature_names: Sequence[str]
 ) -> int:
     names = [field.name for field in answering.fields]
-    expected_row = np.frombuffer(bytes.fromhex(row.row), "<f8")
-    _same_values(row, "field", names, expected_row, answered.encoded.rows[0])
-    _same_values(row, "flag of field", names, np.asarray(row.flags), answered.encoded.flags[0])
-    assert answered.outputs.features is not None
-    expected_features = np.frombuffer(bytes.fromhex(row.features), "<f4")
-    off = _features_off(row, feature_names, expected_features, answered.outputs.features[0])
+    off = _same_inputs(row, "", names, feature_names, answered, 0)
     _same_outputs(answering, row, answered.outputs, 0)
     _same_answer(answering, row, answered)
     return off
@@ -98,6 +94,7 @@ def _same_values(
 
 def _features_off(
     row: GoldenRow,
+    where: str,
     names: Sequence[str],
     expected: NDArray[np.float32],
     got: NDArray[np.float32],
@@ -110,7 +107,7 @@ def _features_off(
     if off[worst] > 1:
         raise _mismatch(
             row,
-            f"feature {names[worst]!r} is {got[worst].item()!r}",
+            f"{where}feature {names[worst]!r} is {got[worst].item()!r}",
             f"{expected[worst].item()!r} or one float32 unit beside it",
         )
     return int(np.count_nonzero(off))
@@ -187,12 +184,35 @@ def _near_edge(answering: Answering, answered: Answered) -> bool:
     return bool(answering.ladder.decisions.near_edge(primary, spec.tolerance.absolute)[0])
 
 
-def _compare_batch(answering: Answering, golden: Golden, batch: Answered) -> None:
+def _compare_batch(
+    answering: Answering, golden: Golden, batch: Answered, feature_names: Sequence[str]
+) -> int:
+    """Features that are one unit off; raises for any other difference."""
+    names = [field.name for field in answering.fields]
+    off = 0
     for place, row in enumerate(golden.rows):
-        expected = np.frombuffer(bytes.fromhex(row.row), "<f8")
-        names = [field.name for field in answering.fields]
-        _same_values(row, "in a batch, field", names, expected, batch.encoded.rows[place])
+        off += _same_inputs(row, "in a batch, ", names, feature_names, batch, place)
         _same_outputs(answering, row, batch.outputs, place)
+    return off
+
+
+def _same_inputs(
+    row: GoldenRow,
+    where: str,
+    names: Sequence[str],
+    feature_names: Sequence[str],
+    answered: Answered,
+    place: int,
+) -> int:
+    """Compares encoded row, flags and features; the number of features that are one unit off."""
+    encoded, features = answered.encoded, answered.outputs.features
+    expected_row = np.frombuffer(bytes.fromhex(row.row), "<f8")
+    _same_values(row, f"{where}field", names, expected_row, encoded.rows[place])
+    expected_flags = np.asarray(row.flags)
+    _same_values(row, f"{where}flag of field", names, expected_flags, encoded.flags[place])
+    assert features is not None
+    expected_features = np.frombuffer(bytes.fromhex(row.features), "<f4")
+    return _features_off(row, where, feature_names, expected_features, features[place])
 
 
 def _same_bits(singles: Sequence[Answered], batch: Answered) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features import boolean, category, number, timestamp
+from features.encoding import Encoded
 from features.feature_set import FeatureSet, Fitted
 from features.fields import FLAG_NAMES
 from models.bundle import Bundle
@@ -19,6 +20,7 @@ from models.errors import GoldenMismatch, PackingError
 from models.examples import generated, records_of
 from models.golden import coverage
 from models.manifest import Golden, read
+from models.outputs import ModelOutputs
 from models.replay import replay, ulps_apart
 from tests.packed import DRIVERS, copied, edited, packed, rewritten, trained, trips
 
@@ -314,6 +316,39 @@ def test_one_unit_in_the_last_place_of_a_feature_is_counted(folder: Path):
 
     rewritten(folder, "golden.json", edited(change))
     assert replayed(Bundle.open(folder)).features_off_by_one == 1
+
+
+class OffInBatches:
+    """A bundle whose batches have other features, or other flags, than its single rows."""
+
+    def __init__(self, bundle: Bundle, *, steps: int = 0, flag: int = 0) -> None:
+        self._bundle, self._steps, self._flag = bundle, steps, flag
+        self.ladder, self.fields, self.outputs = bundle.ladder, bundle.fields, bundle.outputs
+        self.encoder: Any = self
+
+    def encode(self, records: Any) -> Encoded:
+        encoded = self._bundle.encoder.encode(records)
+        if len(records) > 1:
+            encoded.flags[3, 0] += self._flag
+        return encoded
+
+    def run(self, rows: Any, /) -> ModelOutputs:
+        outputs = self._bundle.run(rows)
+        if len(rows) > 1:
+            assert outputs.features is not None
+            for _ in range(self._steps):
+                outputs.features[0, 1] = np.nextafter(outputs.features[0, 1], np.float32(9))
+        return outputs
+
+
+def test_a_batch_has_the_features_and_flags_of_its_rows(bundle: Bundle):
+    names = trained()[0].feature_names
+    with pytest.raises(GoldenMismatch, match="in a batch, feature 'log_distance'"):
+        replay(OffInBatches(bundle, steps=2), bundle.golden, names)
+    with pytest.raises(GoldenMismatch, match="in a batch, flag of field 'distance'"):
+        replay(OffInBatches(bundle, flag=2), bundle.golden, names)
+    found = replay(OffInBatches(bundle, steps=1), bundle.golden, names)
+    assert (found.features_off_by_one, found.batch_exact) == (1, False)
 
 
 def test_an_output_within_tolerance_replays(folder: Path):
