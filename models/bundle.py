@@ -40,7 +40,7 @@ from models.manifest import (
     read,
 )
 from models.measures import Measures
-from models.outputs import ModelOutputs
+from models.outputs import MOST_DECISIONS, Decisions, ModelOutputs
 from models.reference import Reference
 
 FEATURES_OUTPUT: Final = "features"
@@ -223,6 +223,12 @@ def _check_fit(
         raise BundleCorrupt(
             f"{where}: the default of {FALLBACK} is for {sorted(fallback.default)}, the outputs "
             f"are {names}; {AGAIN}"
+        )
+    decisions = Decisions(manifest.outputs[0], manifest.decision).names
+    if len(decisions) > MOST_DECISIONS:
+        raise BundleCorrupt(
+            f"{where}: {MANIFEST} has {len(decisions)} decisions, expected at most "
+            f"{MOST_DECISIONS}; {AGAIN}, without decisions"
         )
     if golden.features_digest != manifest.features.features_digest:
         raise FeaturesMismatch(

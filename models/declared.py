@@ -13,7 +13,7 @@ from features.feature_set import Fitted
 from models.convert.graph import Native
 from models.errors import PackingError
 from models.manifest import Decision, Label, Objectives, OutputSpec, Threshold, Tolerance
-from models.outputs import ModelOutputs, ValidRange
+from models.outputs import MOST_DECISIONS, ModelOutputs, ValidRange
 
 EXACT: Final = 1e-6
 FLOAT32: Final = 1e-5
@@ -90,6 +90,7 @@ def read_decision(given: Sequence[Mapping[str, Any]] | str | None, primary: Outp
                 f"decision={given!r}: 'classes' is for a label with known classes, the primary "
                 f"output is a {primary.kind}; name thresholds instead"
             )
+        _check_decisions(len(primary.classes))
         return "classes"
     if primary.kind not in ("probability", "value"):
         raise PackingError(f"thresholds are for a number, the primary output is a {primary.kind}")
@@ -100,7 +101,16 @@ def read_decision(given: Sequence[Mapping[str, Any]] | str | None, primary: Outp
             f"decision: {error}; use [{{'below': 0.4, 'is': 'on_time'}}, {{'is': 'late'}}]"
         ) from error
     _check_thresholds(steps)
+    _check_decisions(len(steps))
     return steps
+
+
+def _check_decisions(count: int) -> None:
+    if count > MOST_DECISIONS:
+        raise PackingError(
+            f"there are {count} decisions, at most {MOST_DECISIONS} can be told apart; leave "
+            "decision out: the answers themselves have them all"
+        )
 
 
 def _check_thresholds(steps: Sequence[Threshold]) -> None:

@@ -14,6 +14,8 @@ LARGEST: Final = float(np.finfo(np.float64).max)
 FEW_ROWS: Final = 16
 """Up to here plain Python beats numpy's cost per call (measured: 1 row 0.2 µs against 6)."""
 NO_DECISION: Final = 255
+MOST_DECISIONS: Final = 254
+"""A decision's code is one byte, of which one means none."""
 
 
 @dataclass(slots=True)

@@ -285,6 +285,13 @@ def test_rules_which_this_version_would_ignore(folder: Path):
     refused(folder, FormatUnknown, "rules")
 
 
+def test_more_decisions_than_can_be_counted(folder: Path):
+    steps = [{"below": n / 1000, "is": f"step {n}"} for n in range(254)]
+    change = edited(lambda value: value.update(decision=[*steps, {"is": "rest"}]))
+    (folder / MANIFEST).write_bytes(change((folder / MANIFEST).read_bytes()))
+    refused(folder, BundleCorrupt, "255 decisions", "at most 254")
+
+
 def test_a_reference_of_other_fields(folder: Path):
     def rename(value: Any) -> None:
         value["shapes"][0]["of"] = "nothing"

@@ -34,6 +34,7 @@ from models import schemas
 from models.bundle import Bundle
 from models.convert import OnnxModel, convert
 from models.convert.lightgbm import with_float32_thresholds
+from models.declared import read_decision
 from models.errors import ConversionFailed, NativeMismatch, PackingError, VersionTaken
 from models.manifest import MANIFEST, Label, Objectives, OutputSpec
 from models.policies import repair
@@ -428,6 +429,20 @@ def test_declarations_that_make_no_sense_are_refused(store: Path, declared: Any,
         packed(store, **{"version": "1", **declared})
     assert words in str(caught.value)
     assert not list(store.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("count", [254, 255])
+def test_at_most_254_decisions(count: int):
+    label = OutputSpec(name="label", kind="label", dtype="int64", classes=tuple(range(count)))
+    value = OutputSpec(name="value", kind="value", dtype="float32")
+    steps = [{"below": n, "is": f"step {n}"} for n in range(count - 1)]
+    declared: list[tuple[Any, OutputSpec]] = [("classes", label), ([*steps, {"is": "x"}], value)]
+    for decision, primary in declared:
+        if count == 254:
+            assert read_decision(decision, primary)
+        else:
+            with pytest.raises(PackingError, match="255 decisions, at most 254"):
+                read_decision(decision, primary)
 
 
 def test_a_taken_version_is_refused_before_any_work(store: Path):
