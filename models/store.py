@@ -12,8 +12,9 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -48,6 +49,9 @@ from models.manifest import (
 )
 
 LIVE: Final = "live.json"
+LEFT_BEHIND: Final = rf"\.{VERSION}\.[0-9a-f]{{8}}"
+"""Names of the folders that versions are written in."""
+LEFT_BEHIND_SECONDS: Final = 3600
 
 
 class LiveWish(Strict, frozen=True, kw_only=True):
@@ -219,7 +223,13 @@ class Store:
             PackingError: not a name or version.
             VersionTaken: versions are immutable.
         """
+        _checked(name, MODEL_NAME, "model name")
         _checked(version, VERSION, "version")
+        if version.endswith(".json"):
+            raise PackingError(
+                f"version {version!r} ends in .json, as the store's own files beside the versions "
+                f"do; choose another, such as {version.removesuffix('.json')!r}"
+            )
         if version in self.versions(name) or os.path.lexists(self.root / name / version):
             raise VersionTaken(
                 f"{name}/{version} is in the store {self.root} already, and versions are "
@@ -255,14 +265,18 @@ class Store:
 
     @contextmanager
     def aside(self, name: str, version: str) -> Generator[Path]:
-        """A folder in the store, seen by nobody, to write into; removed unless published."""
+        """A folder in the store, seen by nobody, to write into; removed unless published.
+
+        It is locked while it is written: what is not was left behind by a process that was killed.
+        """
         self.check_free(name, version)
         parent = self.root / name
         parent.mkdir(parents=True, exist_ok=True)
         folder = parent / f".{version}.{secrets.token_hex(4)}"
         folder.mkdir()
         try:
-            yield folder
+            with _locked(folder):
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -283,7 +297,17 @@ class Store:
                 self.check_definition(manifest.features, _spec_of(folder))
             folder.rename(target)
             _sync(target.parent)
+            _sync(self.root)  # the model's own folder may be new
+            self._sweep()
         return target
+
+    def _sweep(self) -> None:
+        """Removes what killed processes left behind: hidden folders, unlocked and an hour old."""
+        for folder in self.root.glob("*/.*.*"):
+            if re.fullmatch(LEFT_BEHIND, folder.name):
+                with suppress(OSError), _locked(folder, wait=False):
+                    if time.time() - folder.lstat().st_mtime > LEFT_BEHIND_SECONDS:
+                        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _checked(text: str, pattern: str, what: str) -> str:
@@ -299,15 +323,27 @@ def _previous(now: LiveWish | None, version: str) -> str | None:
 
 
 def _spec_of(folder: Path) -> dict[str, Any]:
-    return msgspec.json.decode((folder / FEATURES).read_bytes()).get("spec", {})
+    path = folder / FEATURES
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return msgspec.convert(content.get("spec", {}), dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BundleCorrupt(
+            f"{path} cannot be read ({error}), so that its definition cannot be compared with one "
+            "of the same label. Copy that bundle again, or remove it from the store."
+        ) from error
 
 
 @contextmanager
-def _locked(folder: Path) -> Generator[None]:
-    """Exclusive among everybody who changes this folder through a `Store`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _locked(folder: Path, *, wait: bool = True) -> Generator[None]:
+    """Exclusive among everybody who changes this folder through a `Store`.
+
+    Raises:
+        BlockingIOError: somebody else has it, and we are not to wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW * (not wait))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB * (not wait))
         yield
     finally:
         os.close(descriptor)

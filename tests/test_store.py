@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -185,6 +186,48 @@ def test_one_spoilt_bundle_does_not_stop_the_others(store: Store):
     add(store, "2")
     (store.root / "trips" / "1" / "manifest.json").write_text("{")
     store.check_definition(store.manifest("trips", "2").features, {})
+
+
+@pytest.mark.parametrize("version", ["live.json", "1.json"])
+def test_a_version_is_not_named_as_the_files_beside_it(store: Store, version: str):
+    with pytest.raises(PackingError, match=r"ends in \.json"):
+        store.check_free("trips", version)
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"spec": 1}'])
+def test_a_neighbour_whose_features_cannot_be_read(store: Store, content: bytes | None):
+    path = store.folder("trips", "1") / "features.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    identity = store.manifest("trips", "1").features
+    other = msgspec.structs.replace(identity, spec_digest="0" * 64)
+    with pytest.raises(BundleCorrupt, match=r"features\.json cannot be read .* remove it"):
+        store.check_definition(other, {})
+
+
+def test_a_new_model_is_synced_up_to_the_store(store: Store, monkeypatch: pytest.MonkeyPatch):
+    synced: list[Path] = []
+    monkeypatch.setattr("models.store._sync", synced.append)
+    add(store, "1", name="other")
+    assert {store.root, store.root / "other"} <= set(synced)
+
+
+def left(store: Store, name: str, *, age: float) -> Path:
+    folder = store.root / "trips" / name
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"x")
+    then = time.time() - age
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_what_killed_packs_left_behind_is_removed_at_the_next_publish(store: Store):
+    old = left(store, ".2.0123abcd", age=3700)
+    young = left(store, ".2.89abcdef", age=3500)
+    other = left(store, ".notes.mine", age=9999)
+    with store.aside("trips", "4") as used:
+        os.utime(used, (0, 0))
+        add(store, "3")
+        assert [path.exists() for path in (old, young, other, used)] == [False, True, True, True]
 
 
 # the live wish
