@@ -26,6 +26,9 @@ PREFIX: Final = "KEELMARK_"
 CONFIG_FILE: Final = "keelmark.toml"
 SHIPPED_STORE: Final = Path(__file__).parent.parent / "models" / "shipped"
 
+LONGEST_SECONDS: Final = 86_400
+"""A day: more than any of our times is meant to be, and little enough for every clock."""
+
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -78,13 +81,27 @@ class Settings(BaseSettings):
     )
     max_keys: int = _setting(4_096, "Records with more keys are answered 400.", unit="keys", ge=1)
     header_timeout_seconds: float = _setting(
-        5.0, "A connection that has not sent its headers by then is closed.", unit="seconds", gt=0
+        5.0,
+        "A connection that has not sent its headers by then is closed.",
+        unit="seconds",
+        gt=0,
+        le=LONGEST_SECONDS,
+        allow_inf_nan=False,
     )
     body_timeout_seconds: float = _setting(
-        30.0, "A body that is not whole by then is answered 400.", unit="seconds", gt=0
+        30.0,
+        "A body that is not whole by then is answered 400.",
+        unit="seconds",
+        gt=0,
+        le=LONGEST_SECONDS,
+        allow_inf_nan=False,
     )
     keep_alive_seconds: int = _setting(
-        75, "An idle connection is closed after this long.", unit="seconds", ge=1
+        75,
+        "An idle connection is closed after this long.",
+        unit="seconds",
+        ge=1,
+        le=LONGEST_SECONDS,
     )
     max_connections: int = _setting(
         1_024, "Requests of connections beyond this are answered 503.", unit="connections", ge=1
@@ -96,9 +113,16 @@ class Settings(BaseSettings):
         "long, so that load balancers notice. SIGINT (Ctrl-C) does not wait.",
         unit="seconds",
         ge=0,
+        le=LONGEST_SECONDS,
+        allow_inf_nan=False,
     )
     drain_seconds: float = _setting(
-        30.0, "Then requests under way may take this long to end.", unit="seconds", gt=0
+        30.0,
+        "Then requests under way may take this long to end.",
+        unit="seconds",
+        gt=0,
+        le=LONGEST_SECONDS,
+        allow_inf_nan=False,
     )
     log_level: LogLevel = _setting("info", "Least severe line that is written to the text log.")
     log_format: LogFormat = _setting(

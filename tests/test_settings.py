@@ -56,6 +56,13 @@ def test_a_list_is_json_in_the_environment(monkeypatch: pytest.MonkeyPatch):
         ("port", "x", "setting port (from KEELMARK_PORT) is 'x': input should be a valid integer"),
         ("port", "70000", "less than or equal to 65535"),
         ("max_rows", "0", "greater than or equal to 1"),
+        *(
+            (name, value, said)
+            for name in Settings.model_fields
+            if name.endswith("_seconds") and name != "keep_alive_seconds"
+            for value, said in (("inf", "finite"), ("nan", "finite"), ("1e9", "less than or equal"))
+        ),
+        ("keep_alive_seconds", "100000000", "less than or equal to 86400"),
         ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("required_models", "[a", "required_models (from KEELMARK_REQUIRED_MODELS)"),
     ],
