@@ -197,9 +197,7 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def _read_until(
-    descriptor: int, deadline: float, cancelled: threading.Event
-) -> tuple[bytes, bool]:
+def _read_until(descriptor: int, deadline: float, cancelled: threading.Event) -> tuple[bytes, bool]:
     """What is written before the other end closes, and whether it closed in time."""
     pieces, size = list[bytes](), 0
     while size <= LARGEST_VERDICT:

@@ -53,6 +53,7 @@ ERROR_CODES: Final = (
     "not_loaded",
     "deadline",
     "internal",
+    "takes_tensors",
 )
 """`error.code` of every error answer."""
 

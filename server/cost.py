@@ -36,8 +36,14 @@ class RunCost:
         return less + (more - less) * (rows - few) / (many - few)
 
 
+UNMEASURED: Final = RunCost(rows=(1,), seconds=(FLUSH_SECONDS,), flush_share=1.0)
+"""What a bundle costs whose gate measured no runs: a row fills a flush."""
+
+
 def curve(run_seconds: Mapping[int, float]) -> RunCost:
     """From seconds by number of rows; a point below its predecessor is noise and is lifted to it.
+
+    Without a point it is `UNMEASURED`.
 
     >>> cost = curve({1: 10e-6, 64: 100e-6, 128: 400e-6})
     >>> round(1 / cost.flush_share)
@@ -45,6 +51,8 @@ def curve(run_seconds: Mapping[int, float]) -> RunCost:
     >>> cost.predict_seconds(256)
     0.0008
     """
+    if not run_seconds:
+        return UNMEASURED
     rows = tuple(sorted(run_seconds))
     lifted = np.maximum.accumulate([run_seconds[count] for count in rows])
     seconds = tuple(float(time) for time in lifted)

@@ -43,6 +43,14 @@ class FieldPage(BaseModel):
     policies: dict[str, str]
 
 
+class TensorPage(BaseModel):
+    """An input of a model that takes tensors; -1 in `shape` is any size."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+
+
 class OutputPage(BaseModel):
     """A value that is answered; the first is `prediction`."""
 
@@ -56,11 +64,12 @@ class OutputPage(BaseModel):
 
 
 class ModelPage(ModelSummary):
-    """A model, with what it wants and what it answers."""
+    """A model, with what it wants (`fields` of a record, or `tensors`) and what it answers."""
 
     contact: str = ""
     features: str = ""
     fields: list[FieldPage] = []
+    tensors: list[TensorPage] = []
     outputs: list[OutputPage] = []
     decisions: list[str] = []
     example: dict[str, Any] = {}
@@ -99,6 +108,7 @@ def describe(model: str, routes: RouteTable) -> ModelPage:
         contact=manifest.contact,
         features=manifest.features.identity,
         fields=[_field_page(field, bundle) for field in bundle.fields],
+        tensors=_tensor_pages(bundle),
         outputs=[_output_page(output) for output in bundle.outputs],
         decisions=list(bundle.ladder.decisions.names),
         example=bundle.example,
@@ -118,6 +128,11 @@ def _field_page(field: Field, bundle: Bundle) -> FieldPage:
         sensitive=field.sensitive is not None,
         policies={trouble: policy.policy for trouble, policy in policies.items()},
     )
+
+
+def _tensor_pages(bundle: Bundle) -> list[TensorPage]:
+    inputs = bundle.inputs.inputs if bundle.inputs else ()
+    return [TensorPage(name=i.name, dtype=i.dtype, shape=list(i.shape)) for i in inputs]
 
 
 def _output_page(output: OutputSpec) -> OutputPage:

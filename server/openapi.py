@@ -39,6 +39,7 @@ SAID_OF: Final = {
     400: "The body is not JSON, or no record and no list of records.",
     404: "No such model, or no such version of it; the message names what there is.",
     405: "Not answered with this method; see `Allow`.",
+    409: "The model takes tensors, not records; this version does not serve them.",
     413: "A larger body, or a longer list, than this server takes.",
     415: "Not JSON.",
     422: "Nobody answers the record: `fields` names each bad field, what was expected and what "
@@ -58,6 +59,8 @@ def document(page: Schema, routes: RouteTable, settings: Settings) -> Schema:
     )
     for name in sorted(routes.live):
         bundle = routes.live[name].bundle
+        if bundle.fitted is None:
+            continue  # it takes tensors, and there is no record to describe
         paths[f"/predict/{name}"] = {"post": _operation(bundle, settings)}
         schemas[f"{name}.record"] = record_schema(bundle)
         schemas[f"{name}.answer"] = answer_schema(bundle)

@@ -57,8 +57,8 @@ class RouteTable:
         """The route of a request.
 
         Raises:
-            RequestError: `unknown_model`, `unknown_version` (naming what is loaded) or
-                `not_loaded`.
+            RequestError: `unknown_model`, `unknown_version` (naming what is loaded), `not_loaded`
+                or `takes_tensors`.
         """
         route = self.live.get(model)
         if route is None:
@@ -68,6 +68,13 @@ class RouteTable:
                 "unknown_version",
                 f"version {version!r:.70} of model {model!r} is not loaded; loaded: "
                 f"{route.bundle.version} (live). Leave `version` out for the live one.",
+            )
+        if route.bundle.fitted is None:
+            raise RequestError(
+                "takes_tensors",
+                f"model {model!r} takes tensors, not records. Its tensor path, "
+                f"/v2/models/{model}/infer, comes with a later version; GET /models/{model} "
+                "describes what it takes.",
             )
         return route
 

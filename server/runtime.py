@@ -5,13 +5,14 @@ process. Workers under a supervisor will be the second implementation, held to t
 """
 
 import asyncio
+import threading
 import time
 from datetime import datetime
 from typing import Final, Protocol
 
 from features.runtime import version as onnxruntime_version
 from models.bundle import Bundle
-from models.errors import FormatUnknown, ServingError
+from models.errors import NothingLive, ServingError, StoreError
 from models.gate import run_gate
 from models.store import Store
 from server.core import Core
@@ -20,17 +21,20 @@ from server.exposition import Exposed, Exposition, negotiated
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
 from server.layout import Layout
-from server.logs import logger
+from server.logs import Seldom, logger, where
 from server.protocols.predict import AnswerWriter
 from server.regions import Counter, Region
 from server.routes import Route, RouteTable, Unavailable
 from server.series import Facts, ModelSeries
 from server.settings import Settings
+from server.warm_up import warm_up
 
 FOLD_SECONDS: Final = 0.05
 """How often it is looked whether counted rows should be folded; a full ring folds itself."""
 
+OPENING: Final = "it is being opened"
 WHY_NOT: Final = "it did not pass its checks"
+NO_VERSION: Final = "the store does not say, or not readably, which version of it is live"
 
 _log = logger("runtime")
 
@@ -81,6 +85,8 @@ class InProcessRuntime:
         self.phase = Phase.STARTING
         self._exposition = Exposition([self.http])
         self._timer: asyncio.TimerHandle | None = None
+        self._stopping = threading.Event()
+        self._seldom = Seldom()
 
     @property
     def routes(self) -> RouteTable:
@@ -109,22 +115,25 @@ class InProcessRuntime:
 
         Raises:
             NothingLive: a model has several versions and nobody has said which is live.
-            StoreError: there is no store.
+            StoreError: there is no store, or no model in it.
         """
-        wanted = await asyncio.to_thread(live_versions, Store(self.settings.store))
-        self.core.routes = RouteTable(
-            unavailable={n: Unavailable(n, v, "it is being opened") for n, v in wanted.items()}
-        )
+        found = await asyncio.to_thread(live_versions, Store(self.settings.store))
+        self.core.routes = RouteTable(unavailable={each.model: each for each in found})
+        wanted = {each.model: each.version for each in found}
         for name in set(self.settings.required_models or ()) - set(wanted):
             _log.warning("required_model_not_in_store", model=name)
         for name, version in wanted.items():
-            await self._open(name, version)
+            if version is not None and not self._stopping.is_set():
+                await self._open(name, version)
+        if self._stopping.is_set():
+            return
         self.phase = Phase.SERVING
         self._fold_later(asyncio.get_running_loop())
 
     def drain(self) -> None:
-        """Not ready any more; requests are still answered."""
+        """Not ready any more; requests are still answered, and nothing more is opened."""
         self.phase = Phase.DRAINING
+        self._stopping.set()
 
     def refuse_new(self) -> None:
         """From now on requests get 503; those under way end."""
@@ -133,6 +142,7 @@ class InProcessRuntime:
     async def stop(self) -> None:
         """Folds what was counted and lets the bundles go."""
         self.phase = Phase.STOPPED
+        self._stopping.set()
         if self._timer is not None:
             self._timer.cancel()
         for route in self.routes.live.values():
@@ -142,9 +152,16 @@ class InProcessRuntime:
     async def _open(self, name: str, version: str) -> None:
         """Puts a model into the table, as a route or with the reason why there is none."""
         try:
-            route = await asyncio.to_thread(open_route, Store(self.settings.store), name, version)
-        except ServingError as error:
-            _log.error("model_not_loaded", model=name, version=version, reason=str(error))
+            route = await asyncio.to_thread(
+                open_route, Store(self.settings.store), name, version, self._stopping
+            )
+        except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
+            if self._stopping.is_set():
+                return
+            # Of an error of ours the message says it all; anything else is a defect.
+            trace = None if isinstance(error, ServingError) else error
+            facts = {"model": name, "version": version, "reason": str(error)}
+            _log.error("model_not_loaded", **facts, exc_info=trace)
             self.core.routes = self.routes.without(Unavailable(name, version, WHY_NOT))
         else:
             _log.info("model_loaded", model=name, version=version, digest=route.bundle.digest[:12])
@@ -155,34 +172,73 @@ class InProcessRuntime:
 
     def _fold(self, loop: asyncio.AbstractEventLoop) -> None:
         """One fold a model and turn of the loop, until none is due; then a rest."""
-        due = [route.counter for route in self.routes.live.values() if route.counter.due()]
-        for counter in due:
-            counter.fold()
-        if due:
-            loop.call_soon(self._fold, loop)
-        else:
-            self._fold_later(loop)
+        is_more_due = False
+        try:
+            for route in self.routes.live.values():
+                if route.counter.due():
+                    route.counter.fold()
+                    is_more_due = True
+        except Exception as error:  # noqa: BLE001  (a defect of ours; without folds rings fill up)
+            is_more_due = False
+            self._say_not_folded(error)
+        finally:
+            if is_more_due:
+                loop.call_soon(self._fold, loop)
+            else:
+                self._fold_later(loop)
+
+    def _say_not_folded(self, error: Exception) -> None:
+        held_back = self._seldom.held_back("fold")
+        if held_back is not None:
+            facts = {"kind": type(error).__name__, "where": where(error), "held_back": held_back}
+            _log.error("fold_failed", **facts)
 
 
-def live_versions(store: Store) -> dict[str, str]:
-    """The version of each model to serve: the wish of the store, or the only one."""
-    return {name: store.resolve(name) for name in store.names()}
+def live_versions(store: Store) -> list[Unavailable]:
+    """What is to be opened: of each model the version that the store wishes, or the only one.
+
+    A model for which that cannot be found out has no version, and a reason.
+
+    Raises:
+        NothingLive: a model has several versions and nobody has said which is live.
+        StoreError: there is no store, or no model in it.
+    """
+    names = store.names()
+    if not names:
+        raise StoreError(
+            f"the store {store.root} has no model in it; pack one into it, or name another store "
+            "with --store"
+        )
+    return [_live_version(store, name) for name in names]
 
 
-def open_route(store: Store, name: str, version: str) -> Route:
-    """A bundle that has passed its gate in another process, opened here, with fresh counters.
+def _live_version(store: Store, name: str) -> Unavailable:
+    try:
+        return Unavailable(name, store.resolve(name), OPENING)
+    except NothingLive:
+        raise
+    except (ServingError, OSError) as error:
+        _log.error("model_not_loaded", model=name, version=None, reason=str(error))
+        return Unavailable(name, None, NO_VERSION)
+
+
+def open_route(store: Store, name: str, version: str, cancelled: threading.Event) -> Route:
+    """A bundle that has passed its gate in another process, opened and warmed up here.
+
+    Args:
+        store: that has it.
+        name: of the model.
+        version: of the model.
+        cancelled: ends its gate early when it is set.
 
     Raises:
         BundleError: it cannot be served; the message says why and what to do.
     """
-    report = run_gate(store.folder(name, version))
+    report = run_gate(store.folder(name, version), cancelled=cancelled)
     bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
-    if bundle.fitted is None:
-        raise FormatUnknown(
-            f"bundle '{name}/{version}' takes tensors, which this version of keelmark does not "
-            "serve; pack the model with the features that it was trained on"
-        )
-    return make_route(bundle, curve(report.run_seconds))
+    route = make_route(bundle, curve(report.run_seconds))
+    warm_up(route)
+    return route
 
 
 def make_route(bundle: Bundle, cost: RunCost) -> Route:

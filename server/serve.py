@@ -11,6 +11,7 @@ import contextlib
 import gc
 import math
 import os
+import resource
 import signal
 import socket
 import time
@@ -31,6 +32,8 @@ from server.settings import Settings, SettingsError
 from server.state_folder import Ports, StateFolder
 
 BACKLOG: Final = 2048
+FILES_BESIDE: Final = 128
+"""Files that are open beside connections: the models', logs, sockets, the gate's pipes."""
 LINGER_SECONDS: Final = 1.0
 COLLECTIONS: Final = (10_000, 20, 1_000)
 """Thresholds of the garbage collector. Nothing on a request's way is a cycle, so what the young
@@ -174,6 +177,7 @@ def run(settings: Settings, warnings: Iterable[str] = ()) -> None:
     logs.configure(settings.log_level, settings.log_format)
     for warning in warnings:
         _log.warning("settings", warning=warning)
+    allow_open_files(settings.max_connections + FILES_BESIDE)
     state = StateFolder(settings.state_dir)
     try:
         uvloop.run(_run(settings, state))
@@ -238,6 +242,16 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
 def url_of(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def allow_open_files(needed: int) -> None:
+    """Raises the limit on open files as far as it goes, and warns where that is too little."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS takes no unlimited one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        _log.warning("few_open_files", allowed=soft, needed=needed, advice="raise ulimit -n")
 
 
 def settle_memory() -> None:

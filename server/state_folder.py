@@ -1,6 +1,8 @@
 """The state folder: what the server itself remembers, locked by the one server that uses it."""
 
+import contextlib
 import fcntl
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +11,9 @@ import msgspec
 from server.settings import SettingsError
 
 LOCK: Final = "lock"
+TRIES: Final = 10
+RETRY_SECONDS: Final = 0.02
+"""Whoever asks whether a server runs holds the lock for a moment: that is waited out."""
 PORTS: Final = "ports.json"
 """Where the running server can be reached; commands started beside it read this."""
 
@@ -41,7 +46,7 @@ class StateFolder:
                 "another with --state-dir"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock)
         except OSError as error:
             self._lock.close()
             raise SettingsError(
@@ -68,6 +73,15 @@ def running_server(path: Path) -> Ports | None:
         return msgspec.json.decode((path / PORTS).read_bytes(), type=Ports)
     except OSError:
         return None  # no such folder, or a server that has only begun to start
+
+
+def _lock(file: Any) -> None:
+    for _ in range(TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(RETRY_SECONDS)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_locked(path: Path) -> bool:

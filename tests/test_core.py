@@ -1,7 +1,9 @@
 """The core by itself: what shares a run, what a flush takes, how rows keep to themselves."""
 
+import asyncio
 import dataclasses
 import json
+import resource
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +19,15 @@ from models.errors import RequestError
 from models.gate import run_gate
 from server.asked import Asked, Request
 from server.core import Core, by_route
-from server.cost import curve
+from server.cost import UNMEASURED, curve
 from server.iteration import FLUSH_REQUESTS, take
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import Answer
 from server.regions import read_totals
 from server.routes import Route, RouteTable, Unavailable
-from server.runtime import make_route
+from server.runtime import InProcessRuntime, make_route
 from server.settings import Settings
+from server.warm_up import warm_up
 from tests.tiny import GOOD, NAME, pack_tiny
 
 AGES = (20, 70, None, 999, "old")
@@ -265,3 +268,64 @@ def test_a_stray_is_in_no_distribution(bundle: Bundle, tmp_path: Path):
     totals = read_totals(route.counter.region)
     assert not totals.of("quality").any()
     assert not np.any(totals.of("bins"))
+
+
+# warming up, and what a loop does beside requests
+
+
+def test_warming_up_runs_one_row_and_a_batch_and_counts_nothing(bundle: Bundle):
+    route, runs = route_of(bundle)
+    warm_up(route)
+    assert 1 in runs.rows
+    assert max(runs.rows) > 1
+    assert route.counter.pending == 0
+    assert read_totals(route.counter.region).rows == 0
+
+
+def test_after_warming_up_the_ring_has_its_pages(bundle: Bundle):
+    route, _ = route_of(bundle)
+    warm_up(route)
+    memory = route.counter.region.memory
+    pages = range(0, len(memory), resource.getpagesize())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for at in pages:
+        memory[at] = memory[at]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < len(pages) / 2
+
+
+def test_a_model_that_raises_on_its_golden_records_is_warmed_up_all_the_same(bundle: Bundle):
+    route, runs = route_of(bundle, spoilt=lambda _: True)
+    warm_up(route)
+    assert runs.rows
+
+
+def test_a_gate_that_measured_no_runs_gives_a_cost_too():
+    cost = curve({})
+    assert cost is UNMEASURED
+    assert cost.flush_share == 1.0
+    assert cost.predict_seconds(4) == 4 * cost.predict_seconds(1) > 0
+
+
+def test_a_fold_that_raises_is_logged_and_another_comes(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    route, _ = route_of(bundle)
+    calls: list[int] = []
+
+    def due(_: Any) -> bool:
+        calls.append(1)
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr(type(route.counter), "due", due)
+    monkeypatch.setattr("server.runtime.FOLD_SECONDS", 0.001)
+
+    async def folding() -> None:
+        runtime = InProcessRuntime(Settings())
+        runtime.core.routes = runtime.routes.with_route(route)
+        runtime._fold(asyncio.get_running_loop())  # pyright: ignore[reportPrivateUsage]
+        await asyncio.sleep(0.05)
+        await runtime.stop()
+
+    asyncio.run(folding())
+    assert len(calls) > 1
+    assert sum("fold_failed" in str(record.msg) for record in caplog.records) == 1

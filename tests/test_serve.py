@@ -1,8 +1,12 @@
 """`keelmark serve` as a process: starting, refusing to start, stopping without a loss."""
 
+import asyncio
+import contextlib
+import fcntl
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,8 +18,14 @@ from typing import Any
 
 import pytest
 
-from server.state_folder import running_server
+from models.store import Store
+from models.tensor_packing import pack_tensors
+from server.health import Phase
+from server.runtime import InProcessRuntime, make_route
+from server.settings import Settings
+from server.state_folder import StateFolder, running_server
 from tests.serving import Server, serving
+from tests.test_tensor_packing import EXAMPLES, two_inputs
 from tests.tiny import GOOD, NAME, SECRET, pack_tiny
 
 
@@ -171,6 +181,133 @@ def test_a_stop_while_a_model_is_being_opened(store: Path, tmp_path: Path):
         assert process.wait(30) == 0
 
 
+def children_of(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found in /proc")
+def test_a_stop_while_a_gate_hangs_ends_both(store: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "keelmark", "serve", "--store", str(store), "--port", "0"]
+    command += ["--ops-port", "0", "--state-dir", str(tmp_path / "state")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (gates := children_of(process.pid)):
+            time.sleep(0.002)
+        os.kill(gates[0], signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(10) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(gates[0], signal.SIGKILL)
+            process.kill()
+        assert process.stderr is not None
+        assert "model_not_loaded" not in process.stderr.read()
+
+
+def test_a_start_that_ends_after_the_stop_serves_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runtime = InProcessRuntime(Settings(store=store))
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> Any:
+        opening.set()
+        go_on.wait(20)
+        raise OSError
+
+    monkeypatch.setattr("server.runtime.open_route", slow)
+
+    async def stopped_early() -> None:
+        starting = asyncio.create_task(runtime.start())
+        await asyncio.to_thread(opening.wait, 20)
+        await runtime.stop()
+        go_on.set()
+        await starting
+
+    asyncio.run(stopped_early())
+    assert runtime.phase is Phase.STOPPED
+    assert runtime._timer is None  # pyright: ignore[reportPrivateUsage]
+
+
+# what is served beside a model that is not
+
+
+def test_a_bundle_of_tensors_is_described_and_answered_409(tmp_path: Path):
+    pack_tiny(tmp_path / "store")
+    pack_tensors(tmp_path / "store", "linear", "1", model=two_inputs(), examples=EXAMPLES)
+    with serving(tmp_path / "store", tmp_path, "--drain-delay-seconds", "0") as server:
+        refused = server.predict("linear", {"left": [1, 2]})
+        assert refused.status == 409
+        assert refused.body["error"]["code"] == "takes_tensors"
+        assert "/v2/models/linear/infer" in refused.body["error"]["message"]
+        page = server.get("/models/linear").body
+        assert page["live"] == "1"
+        assert page["tensors"][0] == {"name": "left", "dtype": "float32", "shape": [-1, 2]}
+        assert [output["name"] for output in page["outputs"]] == ["scores", "best"]
+        assert server.predict(NAME, GOOD).status == 200
+        assert server.get("/openapi.json").status == 200
+        assert server.ops("/metrics").status == 200
+
+
+def test_one_bad_wish_does_not_stop_the_other_models(tmp_path: Path):
+    store = tmp_path / "store"
+    for name in (NAME, "garbled", "gone", "folder"):
+        pack_tiny(store, name=name)
+    (store / "garbled" / "live.json").write_text("{")
+    Store(store).set_live("gone", "1", by="the tests")
+    wish = json.loads((store / "gone" / "live.json").read_text())
+    (store / "gone" / "live.json").write_text(json.dumps({**wish, "live": "9"}))
+    (store / "folder" / "live.json").mkdir()
+    arguments = ("--drain-delay-seconds", "0", "--required-models", NAME)
+    with serving(store, tmp_path, *arguments) as server:
+        assert server.predict(NAME, GOOD).status == 200
+        for name in ("garbled", "gone", "folder"):
+            assert server.predict(name, GOOD).body["error"]["code"] == "not_loaded"
+            assert "which version" in server.get(f"/models/{name}").body["why"]
+    said = {e["model"]: e["reason"] for e in log_of(server) if e["event"] == "model_not_loaded"}
+    assert said.keys() == {"garbled", "gone", "folder"}
+    assert "no gone/9" in said["gone"]
+
+
+def test_whatever_one_model_raises_the_others_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    for name in (NAME, "odd"):
+        pack_tiny(tmp_path, name=name)
+
+    def made(bundle: Any, cost: Any) -> Any:
+        if bundle.name == "odd":
+            raise IndexError("odd")
+        return make_route(bundle, cost)
+
+    monkeypatch.setattr("server.runtime.make_route", made)
+    runtime = InProcessRuntime(Settings(store=tmp_path))
+
+    async def started_and_stopped() -> None:
+        await runtime.start()
+        await runtime.stop()
+
+    asyncio.run(started_and_stopped())
+    assert list(runtime.routes.live) == [NAME]
+    assert list(runtime.routes.unavailable) == ["odd"]
+    assert any("IndexError" in str(record.msg) for record in caplog.records)
+
+
+def test_a_model_whose_folder_cannot_be_read_is_still_named(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def unreadable(_: Store, name: str) -> list[str]:
+        raise PermissionError(name)
+
+    monkeypatch.setattr(Store, "versions", unreadable)
+    assert Store(store).names() == [NAME]
+
+
 def test_values_of_sensitive_fields_are_not_in_the_log(store: Path, tmp_path: Path):
     with serving(store, tmp_path, "--log-level", "debug", "--drain-delay-seconds", "0") as server:
         server.predict(NAME, {**GOOD, "salary": SECRET})
@@ -198,6 +335,17 @@ def test_a_store_that_is_not_there(tmp_path: Path):
     )
     assert ran.returncode == 4
     assert "StoreError" in ran.stderr
+
+
+def test_an_empty_store(tmp_path: Path):
+    (tmp_path / "store").mkdir()
+    ran = keelmark(
+        *("serve", "--store", tmp_path / "store", "--port", "0", "--ops-port", "0"),
+        *("--state-dir", tmp_path / "state"),
+    )
+    assert ran.returncode == 4
+    assert "StoreError" in ran.stderr
+    assert "has no model in it" in ran.stderr
 
 
 def test_several_versions_and_no_wish(tmp_path: Path):
@@ -228,3 +376,26 @@ def test_a_state_folder_that_cannot_be_made(store: Path, tmp_path: Path):
     assert ran.returncode == 2
     assert "cannot be written" in ran.stderr
     assert "--state-dir" in ran.stderr
+
+
+def test_a_command_that_only_looks_at_the_state_folder_stops_no_server(tmp_path: Path):
+    (tmp_path / "lock").touch()
+    with (tmp_path / "lock").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        StateFolder(tmp_path).close()
+
+
+def test_the_limit_on_open_files_is_raised_and_too_low_a_one_is_told(store: Path, tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        arguments = ("--drain-delay-seconds", "0", "--max-connections", str(hard))
+        with serving(store, tmp_path, *arguments) as server:
+            limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert line.split()[3:5] == [str(hard)] * 2
+    (said,) = [line for line in log_of(server) if line["event"] == "few_open_files"]
+    assert said["needed"] == hard + 128

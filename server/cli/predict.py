@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from models.bundle import Bundle
+from models.errors import FormatUnknown
 from server.cli.answers import Answered, answer_records, answer_table
 from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder
 from server.cli.exits import REFUSED
@@ -54,6 +55,11 @@ def predict(
     was not (its `error` says why), 2 if the input cannot be read, 4 if there is no such bundle.
     """
     opened = Bundle.open(bundle_folder(bundle, store))
+    if opened.fitted is None:
+        raise FormatUnknown(
+            f"bundle '{opened.name}/{opened.version}' takes tensors, not records, and this version "
+            "of keelmark does not answer tensors; `keelmark inspect` shows what it is"
+        )
     if Path(given).suffix in (".csv", ".jsonl", ".parquet"):
         refused = predict_table(opened, open_source(Path(given), opened.fields), out_file)
     else:

@@ -23,6 +23,7 @@ STATUS: Final = {
     "unknown_model": 404,
     "unknown_version": 404,
     "method_not_allowed": 405,
+    "takes_tensors": 409,
     "too_large": 413,
     "too_many_rows": 413,
     "unsupported_media_type": 415,
