@@ -169,7 +169,13 @@ def read_label(
     if isinstance(given, Label):
         return given
     if given is not None:
-        return msgspec.convert(dict(given), Label)
+        try:
+            return msgspec.convert(dict(given), Label)
+        except msgspec.ValidationError as error:
+            raise PackingError(
+                f"label {dict(given)}: {error}; use such as "
+                "{'type': 'boolean', 'compare': 'positive'}"
+            ) from error
     primary = outputs[0]
     if primary.kind == "value":
         return Label(type="number", compare="difference")

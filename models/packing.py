@@ -153,6 +153,11 @@ def pack(
         PackingError: something declared does not fit.
         GateFailed, GoldenMismatch: the bundle does not load or replay in a process of its own.
     """
+    if not isinstance(features, Fitted):  # pyright: ignore[reportUnnecessaryIsInstance]  (strangers)
+        raise PackingError(
+            f"features is a {type(features).__name__}, expected what fit() returns: "
+            "features=feature_set.fit(training)"
+        )
     store = store if isinstance(store, Store) else Store(Path(store))
     identity = features_identity(features)
     store.check_free(name, version)

@@ -310,7 +310,9 @@ class Store:
                         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _checked(text: str, pattern: str, what: str) -> str:
+def _checked(text: Any, pattern: str, what: str) -> str:
+    if not isinstance(text, str):
+        raise PackingError(f"{text!r} is not a {what}, it must be a text; write {str(text)!r}")
     if not re.fullmatch(pattern, text):
         raise PackingError(f"{text!r} is not a {what}; it must match {pattern}")
     return text

@@ -17,6 +17,8 @@ from models.errors import PackingError
 
 HELD_OUT_SHARE: Final = 10
 """One row in ten is held out where the owner gave no table for it."""
+EARLIEST: Final = datetime(1900, 1, 1, tzinfo=UTC).timestamp()
+LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
 PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -60,15 +62,26 @@ def read_rows(fitted: Fitted, table: Any, target: Any, time: str | None) -> Rows
 def _target(table: Any, target: Any) -> NDArray[Any] | None:
     if target is None:
         return None
-    if isinstance(target, str):
-        values = to_arrow(table, [target]).column(target).to_pylist()
-    else:
-        values = target.tolist() if hasattr(target, "tolist") else list(target)
+    values = _plain(table, target)
     if all(value is None or isinstance(value, (int, float)) for value in values):
         if any(isinstance(value, bool) for value in values):
             return np.asarray(values, object)
         return np.asarray([np.nan if value is None else value for value in values], np.float64)
     return np.asarray(values, object)
+
+
+def _plain(table: Any, target: Any) -> list[Any]:
+    """The target as Python values, null as None; values of several columns as lists."""
+    if getattr(target, "ndim", 1) > 1:
+        return np.asarray(target).tolist()
+    name, holder = (target, table) if isinstance(target, str) else ("target", {"target": target})
+    try:
+        return to_arrow(holder, [name]).column(name).to_pylist()
+    except TableError as error:
+        raise PackingError(
+            f"the target {name!r} cannot be read: {error}. Name a column of the table, or pass "
+            "one value per row."
+        ) from error
 
 
 def _times(fitted: Fitted, table: Any, encoded: Encoded, name: str) -> NDArray[np.float64]:
@@ -86,17 +99,33 @@ def _column_times(table: Any, name: str) -> NDArray[np.float64]:
 
     try:
         column = to_arrow(table, [name]).column(name)
+        if pa.types.is_date(column.type):
+            column = column.cast(pa.timestamp("s"))
         if pa.types.is_timestamp(column.type):
             ticks = np.asarray(column.cast(pa.int64()).to_pandas(), np.float64)
-            return ticks / PER_SECOND[column.type.unit]
+            return _plausible(ticks / PER_SECOND[column.type.unit], name)
         if pa.types.is_boolean(column.type):
             raise PackingError(f"time={name!r} holds booleans; name a column of timestamps")
-        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
+        return _plausible(np.asarray(column.cast(pa.float64()).to_numpy(), np.float64), name)
     except (TableError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise PackingError(
             f"time={name!r} cannot be read as times: {error}. Name a column of timestamps, or of "
             "seconds since 1970."
         ) from error
+
+
+def _plausible(seconds: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    outside = (seconds < EARLIEST) | (seconds > LATEST)
+    if not outside.any():
+        return seconds
+    row = int(outside.argmax())
+    power = next((p for p in (3, 6, 9) if abs(seconds[row]) / 10**p <= LATEST), 0)
+    units = {3: "milliseconds", 6: "microseconds", 9: "nanoseconds"}
+    hint = f": these look like {units[power]}; divide by {10**power}" if power else ""
+    raise PackingError(
+        f"time={name!r}, row {row}: {seconds[row]:g} seconds since 1970 are not within 1900 to "
+        f"2200{hint}. Name a column of timestamps, or of seconds since 1970."
+    )
 
 
 def held_out(rows: Rows, time: str | None, seed: int) -> tuple[NDArray[np.int64], str]:

@@ -39,7 +39,8 @@ from models.errors import ConversionFailed, NativeMismatch, PackingError, Versio
 from models.manifest import MANIFEST, Label, Objectives, OutputSpec
 from models.policies import repair
 from models.store import Store
-from tests.packed import DRIVERS, FEATURES, booster, packed, trained, trips
+from models.training_rows import read_rows
+from tests.packed import DRIVERS, FEATURES, booster, features, packed, trained, trips
 
 PLAIN = np.nan_to_num
 """Most estimators of scikit-learn refuse nulls; theirs are 0."""
@@ -346,6 +347,8 @@ def narrow(model: Any) -> Any:
     [
         (lambda: "a text", "cannot be packed"),
         (lgb.LGBMClassifier, "not fitted"),
+        (lambda: RandomForestClassifier(2), "call fit() first"),
+        (lambda: make_pipeline(StandardScaler(), Ridge()), "call fit() first"),
         (lambda: narrow(RandomForestClassifier(2)), "trained on 2 columns"),
         (lambda: narrow(lgb.LGBMClassifier(verbose=-1)), "trained on 2 columns"),
         (lambda: lightgbm_of(objective="cross_entropy"), "cannot convert"),
@@ -394,6 +397,10 @@ def test_a_native_model_that_does_not_predict(store: Path):
     ("declared", "words"),
     [
         ({"version": "../1"}, "is not a version"),
+        ({"version": 7}, "it must be a text; write '7'"),
+        ({"features": features()}, "is a FeatureSet, expected what fit() returns"),
+        ({"label": {"type": "bool"}}, "use such as {'type': 'boolean'"),
+        ({"target": [1, "a"] * 750}, "the target 'target' cannot be read"),
         ({"policies": {"speed": "reject"}}, "unknown fields ['speed']"),
         ({"policies": {"distance": {"missing": repair("far")}}}, "itself invalid"),
         ({"decision": [{"below": 0.4, "is": "a"}]}, "takes the rest"),
@@ -415,7 +422,7 @@ def test_a_native_model_that_does_not_predict(store: Path):
         ({"objectives": {"availability": 99.9}}, "from 0 to 1"),
         ({"slices": ["speed"]}, "name ['speed']"),
         ({"route_key": "customer"}, "name ['customer']"),
-        ({"target": "tardy"}, "'tardy'"),
+        ({"target": "tardy"}, "the target 'tardy' cannot be read: the table has no column"),
         ({"target": [True, False]}, "the target has 2 values"),
         ({"target": "kind"}, "no value of the target is one of the model's classes"),
         ({"time": "carrier"}, "is a category"),
@@ -443,6 +450,54 @@ def test_at_most_254_decisions(count: int):
         else:
             with pytest.raises(PackingError, match="255 decisions, at most 254"):
                 read_decision(decision, primary)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pd.Series([1, None, 0], dtype="Int64"),
+        pd.Series([True, None, False], dtype="boolean"),
+        pa.array([1, None, 0]),
+        pa.chunked_array([[1.0], [None, 0.0]]),
+        pl.Series([1, None, 0]),
+        np.asarray([1, np.nan, 0]),
+        [1, None, 0],
+    ],
+)
+def test_a_target_is_read_as_columns_are(target: Any):
+    fitted, table = trained()[0], trips(3)
+    for given, of in ((target, table), ("t", {**table, "t": target})):
+        got = read_rows(fitted, of, given, None).target
+        assert got is not None
+        plain = [None if np.isnan(value) else value for value in np.asarray(got, float).tolist()]
+        assert plain == [1, None, 0]
+
+
+SECONDS = np.asarray([1.7e9, 1.7e9 + 86_400, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (SECONDS * 1e3, "these look like milliseconds; divide by 1000"),
+        (SECONDS * 1e6, "these look like microseconds; divide by 1000000"),
+        (-SECONDS * 10, "not within 1900 to 2200"),
+    ],
+)
+def test_times_of_another_unit_are_refused(column: Any, words: str):
+    with pytest.raises(PackingError) as caught:
+        read_rows(trained()[0], {**trips(3), "at": column}, None, "at")
+    assert words in str(caught.value)
+
+
+def test_dates_are_times():
+    days = pa.array([19_000, None, 19_001], pa.date32())
+    for column in (days, days.cast(pa.date64())):
+        times = read_rows(trained()[0], {**trips(3), "at": column}, None, "at").times
+        assert times is not None
+        assert times[[0, 2]].tolist() == [19_000 * 86_400, 19_001 * 86_400]
+        assert np.isnan(times[1])
+    assert read_rows(trained()[0], {**trips(3), "at": SECONDS}, None, "at").times is not None
 
 
 def test_a_taken_version_is_refused_before_any_work(store: Path):

@@ -39,7 +39,15 @@ def convert(model: Any, width: int) -> Converted:
         ConversionFailed: not fitted, another number of columns, or nothing that skl2onnx converts.
     """
     from sklearn.base import is_classifier, is_regressor
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
 
+    try:
+        check_is_fitted(model)
+    except (NotFittedError, TypeError) as error:
+        raise ConversionFailed(
+            f"{error} For this {type(model).__name__} call fit() first."
+        ) from error
     seen = getattr(model, "n_features_in_", width)
     if seen != width:
         raise ConversionFailed(
