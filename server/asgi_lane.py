@@ -36,10 +36,12 @@ READ: Final = frozenset(
         b"x-request-id",
         b"traceparent",
         b"keelmark-strict",
-        b"expect",
+        b"transfer-encoding",
     }
 )
 """Headers that mean something to the lane; the others are passed over."""
+
+CLOSE: Final[Header] = (b"connection", b"close")
 
 CODE: Final = "keelmark.code"
 """Scope entry by which the app says the `error.code` of its answer, to be counted."""
@@ -57,7 +59,7 @@ class Asking:
     __slots__ = (
         "content_encoding",
         "declared_bytes",
-        "expects_continue",
+        "is_chunked",
         "is_strict",
         "media_type",
         "request_id",
@@ -67,7 +69,7 @@ class Asking:
     def __init__(self) -> None:
         self.content_encoding = b"identity"
         self.declared_bytes = 0
-        self.expects_continue = False
+        self.is_chunked = False
         self.is_strict = False
         self.media_type: bytes | None = None
         self.request_id: bytes | None = None
@@ -109,15 +111,19 @@ class Lane:
         began_ns = perf_counter_ns()
         asking = read_headers(scope["headers"])
         extra: list[Header] = []
+        body: bytes | None = None
         try:
             check(scope["method"], asking)
             body = await self._read_body(asking, receive)
             answer = await self._answer(scope, asking, body, began_ns)
         except RequestError as error:
             answer = self.core.refuse(error, asking.request_id)
-            extra = headers_for(error, asking)
+            extra = headers_for(error, asking, is_read=body is not None)
         except DisconnectedError:
             return
+        except Exception as error:  # noqa: BLE001  (a defect of ours, before its group had one)
+            answer = self.core.defect(error, self._request(scope, asking, b"", began_ns))
+            extra = [CLOSE] if body is None else []
         if asking.traceparent is not None:
             extra = [*extra, (b"traceparent", asking.traceparent)]
         headers = [*answer.headers, *extra] if extra else answer.headers
@@ -127,25 +133,25 @@ class Lane:
 
     async def _answer(self, scope: Scope, asking: Asking, body: bytes, began_ns: int) -> Answer:
         """The answer to a whole request: now if it is alone, else with this iteration's flush."""
-        query = scope["query_string"]
-        request = Request(
+        request = self._request(scope, asking, body, began_ns)
+        if query := scope["query_string"]:
+            request.version = version_in(query)
+        if self.under_way is not None and len(self.under_way) == 1:
+            # Whatever the same poll read is under way already: nobody to share a run with.
+            return self._answer_alone(request)
+        return await self._answer_with_others(request)
+
+    @staticmethod
+    def _request(scope: Scope, asking: Asking, body: bytes, began_ns: int) -> Request:
+        return Request(
             scope["path"][len(PREDICT) :],
             body,
             began_ns,
-            version_in(query) if query else None,
+            None,
             asking.request_id,
             asking.traceparent,
             asking.is_strict,
         )
-        try:
-            if self.under_way is not None and len(self.under_way) == 1:
-                # Whatever the same poll read is under way already: nobody to share a run with.
-                return self._answer_alone(request)
-            return await self._answer_with_others(request)
-        except RequestError:
-            raise
-        except Exception as error:  # noqa: BLE001  (a defect of ours, before its group had one)
-            return self.core.defect(error, request)
 
     def _answer_alone(self, request: Request) -> Answer:
         answers: list[Answer] = []
@@ -172,7 +178,7 @@ class Lane:
             return await self._read_rest(message, receive)
         except asyncio.CancelledError:
             if self._slow_bodies.took_too_long(task):
-                raise SlowBody(
+                raise RequestError(
                     "undecodable",
                     "the body did not arrive whole in time; send it again over a new connection.",
                 ) from None
@@ -206,10 +212,12 @@ class Lane:
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands the request to the app, and counts what comes of it."""
+        closing = [CLOSE] if has_body(read_headers(scope["headers"])) else []
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._http.count(scope["path"], message["status"], scope.get(CODE))
+                message["headers"] = [*message.get("headers", ()), *closing]
             await send(message)
 
         await self.app(scope, receive, counting)
@@ -219,10 +227,6 @@ def hand_over(answered: asyncio.Future[Answer], answer: Answer) -> None:
     """Wakes the request's task, unless it was cancelled and nobody waits for the answer."""
     if not answered.done():
         answered.set_result(answer)
-
-
-class SlowBody(RequestError):
-    """A body that did not arrive whole in time."""
 
 
 def read_headers(headers: Iterable[Header]) -> Asking:
@@ -240,10 +244,10 @@ def read_headers(headers: Iterable[Header]) -> Asking:
                 asking.traceparent = value if _TRACEPARENT(value) else None
             elif name == b"keelmark-strict":
                 asking.is_strict = value not in (b"", b"0", b"false")
-            elif name == b"expect":
-                asking.expects_continue = True
+            elif name == b"transfer-encoding":
+                asking.is_chunked = True
             else:
-                asking.content_encoding = value
+                asking.content_encoding = value.lower()
     return asking
 
 
@@ -266,14 +270,18 @@ def check(method: str, asking: Asking) -> None:
         )
 
 
-def headers_for(error: RequestError, asking: Asking) -> list[Header]:
-    """Headers that an error needs beside its body."""
-    if error.code == "method_not_allowed":
-        return [(b"allow", b"POST")]
-    if isinstance(error, SlowBody) or asking.expects_continue:
-        # What may still come of the body would be read as the next request.
-        return [(b"connection", b"close")]
-    return []
+def headers_for(error: RequestError, asking: Asking, *, is_read: bool) -> list[Header]:
+    """Headers that an error needs beside its body.
+
+    Where the body was not read, the connection ends: nobody waits for what may still come of it.
+    """
+    allow = [(b"allow", b"POST")] if error.code == "method_not_allowed" else []
+    return [*allow, CLOSE] if has_body(asking) and not is_read else allow
+
+
+def has_body(asking: Asking) -> bool:
+    """Whether the headers announce a body."""
+    return asking.declared_bytes > 0 or asking.is_chunked
 
 
 def version_in(query: bytes) -> str | None:

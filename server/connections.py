@@ -6,19 +6,19 @@ it to.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server.asgi_lane import Receive, Scope, Send
+from server.asgi_lane import CLOSE, Receive, Scope, Send
 from server.http_counters import OTHER, HttpCounters
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import Answer, error_answer
 
 NOT_HTTP: Final = "these bytes are no HTTP/1.1 request; send one that is, over a new connection."
 TOO_MANY: Final = "too many connections are open; try again a little later, or keep fewer open."
-CLOSE: Final = (b"connection", b"close")
 
 
 class Refusals:
@@ -41,7 +41,14 @@ class Refusals:
 
     async def overloaded(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """The application of connections beyond the cap."""
-        status, headers, body, _ = self.make("overloaded", TOO_MANY)
+        await self._say(send, self.make("overloaded", TOO_MANY))
+
+    async def no_http(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """The application of a request whose body breaks off in bytes that are no HTTP."""
+        await self._say(send, self.make("undecodable", NOT_HTTP))
+
+    async def _say(self, send: Send, answer: Answer) -> None:
+        status, headers, body, _ = answer
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -51,12 +58,82 @@ class Protocol(HttpToolsProtocol):
 
     max_connections: ClassVar[int]
     refusals: ClassVar[Refusals]
+    # Of uvicorn: None before there is one, which its own types do not say of all of them.
+    parser: Any
+    cycle: Any
+    pipeline: Any
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Takes the connection; one too many is told so at its first request, not reset."""
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
             self.app = self.refusals.overloaded
+
+    def data_received(self, data: bytes) -> None:
+        """Parses what came; a request that asks to upgrade is answered over HTTP/1.1."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse_in_order()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_without_upgrade(memoryview(data)[upgrade.args[0] :])
+
+    def on_headers_complete(self) -> None:
+        """Begins the request, unless it is about to be parsed again without its upgrade."""
+        if not self._is_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Ends the request's body; see `on_headers_complete`."""
+        if not self._is_upgrade():
+            super().on_message_complete()
+
+    def _is_upgrade(self) -> bool:
+        # A CONNECT stays one without the header; there is no path in it, and it is refused.
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _parse_without_upgrade(self, rest: memoryview) -> None:
+        """Parses a request's headers again, without `Upgrade`, and then what came after them.
+
+        The parser takes what follows an upgrade for another protocol, the request's body too.
+        """
+        while True:
+            try:
+                self.parser.feed_data(b"".join(self._head_without_upgrade()))
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse_in_order()
+                return
+            else:
+                return
+
+    def _head_without_upgrade(self) -> Iterator[bytes]:
+        version = self.parser.get_http_version().encode()
+        yield b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        for name, value in self.headers:
+            if name != b"upgrade":
+                yield b"%b: %b\r\n" % (name, value)
+        yield b"\r\n"
+
+    def _refuse_in_order(self) -> None:
+        """Answers what is no HTTP, after the answers to the requests before it."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self.send_400_response(NOT_HTTP)
+        elif not cycle.more_body:  # the newest request came whole: this is behind it
+            cycle.on_response = self._refuse_behind
+        elif self.pipeline:  # it is the newest request's body, and that one waits for its turn
+            self.pipeline[0] = (cycle, self.refusals.no_http)
+        else:
+            self.send_400_response(NOT_HTTP)
+
+    def _refuse_behind(self) -> None:
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.send_400_response(NOT_HTTP)
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP, and closes: where the next request would begin nobody knows."""
@@ -80,7 +157,8 @@ class HeaderWatch:
     """Closes connections that do not get their headers together, without a timer a request.
 
     `look` is called a few times a second. It remembers which connections were before the end of
-    their headers, and closes those that still are, in the same request, after the limit.
+    their headers, or behind an answer and not idle, and closes those that still are, in the same
+    request, after the limit.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -91,7 +169,7 @@ class HeaderWatch:
         """Closes what is overdue at `now`, a monotonic time in seconds."""
         before, self._since = self._since, {}
         for connection in connections:
-            if not is_before_headers(connection):
+            if not (is_before_headers(connection) or is_behind_answer(connection)):
                 continue
             # The scope is made at a request's first byte: the same one is the same request.
             scope, since = before.get(connection, (connection.scope, now))
@@ -107,3 +185,12 @@ def is_before_headers(connection: Any) -> bool:
     """Whether nothing has come yet, or a request's headers have begun and not ended."""
     scope, cycle = connection.scope, connection.cycle
     return scope is None or cycle is None or cycle.scope is not scope
+
+
+def is_behind_answer(connection: Any) -> bool:
+    """Whether bytes came after an answer that are no new request: a body that nobody reads, say.
+
+    They have ended the keep-alive timer, and nothing starts it again.
+    """
+    cycle = connection.cycle
+    return cycle.response_complete and connection.timeout_keep_alive_task is None

@@ -92,15 +92,17 @@ class Core:
     def _settle_group(self, route: Route, group: list[Asked]) -> None:
         try:
             results = self._run(route, group)
-            if results is None:
-                # Somebody's rows broke the shared run; alone, only theirs can.
-                for asked in group:
-                    self._settle_group(route, [asked])
-            else:
+            if results is not None:
                 self._finish(route, group, results)
-        except Exception as error:  # noqa: BLE001  (a defect of ours costs these requests only)
-            for asked in group:
-                self._fail(asked, error)
+                return
+        except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
+            if len(group) == 1:
+                self._fail(group[0], error)
+                return
+        # One of them broke what they shared; alone, only that one can fail.
+        for asked in group:
+            if not asked.is_answered:
+                self._settle_group(route, [asked])
 
     def _run(self, route: Route, group: list[Asked]) -> Results | None:
         """Plans, asks the model, judges. None when a run that was shared raised."""
@@ -137,8 +139,7 @@ class Core:
         for asked in group:
             answer = self._written(asked, answers, first, errors)
             commit(asked, results)
-            asked.is_answered = True
-            asked.hand_over(answer)
+            self._hand_over(asked, answer)
             first += len(asked.records)
 
     def _written(self, asked: Asked, answers: Answers, first: int, errors: RowErrors) -> Answer:
@@ -156,27 +157,31 @@ class Core:
         """500 for a request that a defect of ours hit; its rows count as failed."""
         if asked.is_answered:
             return
-        asked.is_answered = True
-        request, bundle = asked.request, asked.route.bundle
-        answer = self.defect(error, request, version=bundle.version)
+        request, version = asked.request, asked.route.bundle.version
+        answer = self.defect(error, request, version=version)
         try:
             commit_failed(asked)
-        finally:
+        except Exception as uncounted:  # noqa: BLE001  (it is answered, counted or not)
+            self.defect(uncounted, request, version=version)
+        self._hand_over(asked, answer)
+
+    def _hand_over(self, asked: Asked, answer: Answer) -> None:
+        """Once a request, and whatever its lane makes of it: others wait for theirs."""
+        asked.is_answered = True
+        try:
             asked.hand_over(answer)
+        except Exception as error:  # noqa: BLE001  (see above)
+            self.defect(error, asked.request)
 
     def defect(self, error: Exception, request: Request, **facts: Any) -> Answer:
         """500 with an id and nothing else: what went wrong is in the log, under the same id."""
-        request_id = request.request_id or self.ids.next()
-        self._log.error(
-            "request_failed",
+        return internal(
+            error,
+            request.request_id or self.ids.next(),
             model=request.model,
-            request_id=request_id.decode(),
             traceparent=request.traceparent.decode() if request.traceparent else None,
-            kind=type(error).__name__,
-            where=where(error),
             **facts,
         )
-        return error_answer("internal", INTERNAL, request_id)
 
     def _say_raised(self, bundle: Bundle, error: Exception) -> None:
         """One line a second: a model that raises does so for every request."""
@@ -190,6 +195,18 @@ class Core:
                 where=where(error),
                 held_back=held_back,
             )
+
+
+def internal(error: Exception, request_id: bytes, **facts: Any) -> Answer:
+    """500 for a defect of ours, which is in the log under the id that the caller gets."""
+    logger("core").error(
+        "request_failed",
+        request_id=request_id.decode(),
+        kind=type(error).__name__,
+        where=where(error),
+        **facts,
+    )
+    return error_answer("internal", INTERNAL, request_id)
 
 
 def by_route(asked: list[Asked]) -> Iterable[tuple[Route, list[Asked]]]:

@@ -19,6 +19,15 @@ from models.vocabulary import OUTCOMES
 LONGEST_SHOWN: Final = 64
 """Characters of a bad value that an error repeats."""
 
+KINDS: Final[Mapping[type, str]] = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    bool: "boolean",
+    type(None): "null",
+}
+"""JSON types by what they are decoded to; any other is a number."""
+
 OURS: Final = frozenset(
     {"output_invalid", "model_error", "overload", "breaker", "selftest", "operator"}
 )
@@ -97,7 +106,7 @@ def _not_an_object(row: int, item: Any) -> RowError:
         "rejected_record",
         "this item is not a JSON object; send an object with the model's fields",
         422,
-        (BadField(row, expected="object", got=shown(item)),),
+        (BadField(row, expected="object", got=kind_of(item)),),
     )
 
 
@@ -167,6 +176,14 @@ def _words(trouble: str | None) -> str:
 
 
 def shown(value: Any) -> str:
-    """A caller's value as its own JSON text, cut to 64 characters."""
-    text = _json(value).decode()
+    """A caller's value as its own JSON text, cut to 64 characters; its type if there is no text."""
+    try:
+        text = _json(value).decode()
+    except Exception:  # noqa: BLE001  (nested too deeply, say: an error about it must not fail)
+        return kind_of(value)
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+
+
+def kind_of(value: Any) -> str:
+    """The JSON type of a value: all that is told of what belongs to no field, sensitive or not."""
+    return KINDS.get(type(value), "number")

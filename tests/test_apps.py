@@ -93,6 +93,7 @@ async def test_the_ops_plane_needs_only_a_runtime(settings: Settings):
     assert modern.headers["content-type"].startswith("application/openmetrics-text")
     assert modern.text.endswith("# EOF\n")
     assert nothing.json()["error"]["code"] == "unknown_model"
+    assert "/metrics" in nothing.json()["error"]["message"]
 
 
 @on_a_loop

@@ -253,10 +253,80 @@ def test_a_body_of_unknown_length_is_refused_where_it_gets_too_large(server: Cli
     assert_error(server.send(request), 413, "too_large")
 
 
-def test_after_a_too_large_body_the_connection_goes_on(server: Client):
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (post(PATH, b"", "Content-Length: 20001"), 413),
+        (post(PATH, b"", "Content-Type: text/plain", "Content-Length: 9"), 415),
+        (post(PATH, b"", "Content-Length: 9").replace(b"POST", b"PUT"), 405),
+        (post("/models", b"", "Content-Length: 9").replace(b"POST", b"GET"), 200),
+    ],
+)
+def test_an_answer_before_the_body_ends_the_connection(
+    server: Client, request_: bytes, status: int
+):
     with server.connect() as connection:
-        assert connection.ask(post(PATH, b" " * 20_001)).status == 413
-        assert connection.ask(post(PATH, json.dumps(GOOD).encode())).status == 200
+        answer = connection.ask(request_)
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+        assert connection.is_closed()
+
+
+def test_many_items_do_not_hide_a_deep_one(server: Client):
+    body = b"[" + b"[" * 35 + b"]" * 35 + b",0" * 38 + b"]"
+    assert_error(server.send(post(PATH, body)), 400, "undecodable")
+
+
+@pytest.mark.parametrize(("item", "kind"), [([SECRET], "array"), (f"{SECRET}", "string")])
+def test_of_an_item_that_is_no_object_only_its_type_is_told(server: Client, item: Any, kind: str):
+    (got,) = server.predict([item]).json["predictions"]
+    assert got["error"]["fields"][0]["got"] == kind
+
+
+def test_identity_is_no_encoding_however_it_is_written(server: Client):
+    assert server.predict(GOOD, "Content-Encoding: Identity").status == 200
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+@pytest.mark.parametrize("cut", [0, 20, 90, -10])
+def test_who_asks_to_upgrade_is_answered_over_http_1_1(server: Client, protocol: str, cut: int):
+    body = json.dumps(GOOD).encode()
+    asked = post(PATH, body, "Connection: Upgrade", f"Upgrade: {protocol}")
+    with server.connect() as connection:
+        if cut:
+            connection.send(asked[:cut])
+            time.sleep(0.05)
+        connection.send(asked[cut:] + asked)
+        assert [connection.receive().status for _ in range(2)] == [200, 200]
+
+
+def test_what_is_no_http_behind_a_request_does_not_overtake_its_answer(server: Client):
+    with server.connect() as connection:
+        connection.send(post(PATH, json.dumps(GOOD).encode()) + b"hello\r\n\r\n")
+        assert connection.receive().status == 200
+        assert_error(connection.receive(), 400, "undecodable")
+        assert connection.is_closed()
+
+
+def test_health_is_answered_to_head_on_both_ports(server: Client):
+    for port in (server.port, server.ops_port):
+        connection = Connection(port)
+        connection.send(get("/health/live", "HEAD"))
+        assert connection.sock.recv(100).startswith(b"HTTP/1.1 200 ")
+        connection.close()
+
+
+def test_the_openapi_page_is_written_once_a_route_table(
+    server: Client, monkeypatch: pytest.MonkeyPatch
+):
+    first = server.send(get("/openapi.json")).body
+
+    def never(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr("server.apps.document", never)
+    assert server.send(get("/openapi.json")).body == first
+    assert server.send(get("/models/")).status == 404
+    assert server.send(get("/docs/oauth2-redirect")).status == 404
 
 
 def test_too_many_rows(server: Client):
@@ -650,6 +720,13 @@ def test_slow_headers_of_a_later_request_are_closed_too(hasty: Client):
     with hasty.connect() as connection:
         assert connection.ask(get("/health/live")).status == 200
         connection.send(b"GET /health/live HT")
+        assert connection.is_closed()
+
+
+def test_bytes_behind_an_answer_that_are_no_request_do_not_hold_the_connection(hasty: Client):
+    with hasty.connect() as connection:
+        assert connection.ask(get("/health/live")).status == 200
+        connection.send(b"\r\n")
         assert connection.is_closed()
 
 

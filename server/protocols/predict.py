@@ -82,8 +82,8 @@ def decode(body: bytes, settings: Settings) -> tuple[list[Any], bool]:
             f"{len(value)} records in one request; at most {settings.max_rows} are taken. "
             "Send them in several requests.",
         )
-    keys = max((len(record) for record in value if type(record) is dict), default=0)
-    _check_shape(body, len(value), keys, value, settings)
+    keys = [len(record) for record in value if type(record) is dict]
+    _check_shape(body, len(keys), max(keys, default=0), value, settings)
     return value, False
 
 
@@ -95,13 +95,14 @@ def undecodable(what: str) -> RequestError:
     )
 
 
-def _check_shape(body: bytes, rows: int, keys: int, value: Any, settings: Settings) -> None:
+def _check_shape(body: bytes, objects: int, keys: int, value: Any, settings: Settings) -> None:
     if keys > settings.max_keys:
         raise undecodable(f"a record has {keys} keys, at most {settings.max_keys} are taken")
     # n flat records in a list have n + 1 brackets. Only a body that has more than the rest of the
-    # depth allows can be too deep, and only such a body is walked.
+    # depth allows can be too deep, and only such a body is walked. Items that are no objects are
+    # no records: they have brackets of their own, or none.
     brackets = body.count(b"{") + body.count(b"[")
-    if brackets - rows + 1 > settings.max_depth and _depth(value) > settings.max_depth:
+    if brackets - objects + 1 > settings.max_depth and _depth(value) > settings.max_depth:
         raise undecodable(f"the body is nested deeper than {settings.max_depth} levels")
 
 
