@@ -13,9 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from models.manifest import OutputSpec
+from models.tensor_packing import pack_tensors
 from server.cli import main
 from server.cli.exits import DONE, REFUSED, UNAVAILABLE, USAGE
+from server.cli.tables import Chunk, table_writer
 from tests.serving import serving
+from tests.test_tensor_packing import EXAMPLES, two_inputs
 from tests.tiny import GOOD, NAME, SECRET, pack_tiny, table
 
 BAD = {**GOOD, "age": None}
@@ -238,6 +242,65 @@ def test_json_lines_and_parquet_give_the_same_answers(run: Run, folder: Path, tm
     assert from_lines[0]["decision"] == from_table[0]["decision"] == "mine"
     assert from_lines[0]["keelmark_decision"] in ("yes", "no")
     assert pq.read_table(tmp_path / "jsonl.parquet").num_rows == 50
+
+
+def test_types_in_parquet_do_not_hang_on_the_first_answers(run: Run, folder: Path, tmp_path: Path):
+    lines = [json.dumps({**GOOD, "age": 200.0})] * 2_000 + [json.dumps({**GOOD, "age": 60.0})]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out.parquet"
+    assert run("predict", folder, tmp_path / "rows.jsonl", "--out", out).code == REFUSED
+    answered = pq.read_table(out)
+    assert answered.schema.field("prediction").type == pa.float64()
+    assert answered["prediction"].null_count == 2_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "classes", "expected"),
+    [
+        ("probability", "float32", ("no", "yes"), pa.float64()),
+        ("class_probabilities", "float32", ("a", "b"), pa.list_(pa.float64())),
+        ("label", "int64", ("a", "b"), pa.string()),
+        ("label", "int64", None, pa.int64()),
+    ],
+)
+def test_each_output_has_its_type_in_parquet(
+    tmp_path: Path, kind: Any, dtype: Any, classes: Any, expected: pa.DataType
+):
+    first = OutputSpec(name="first", kind="value", dtype="float32")
+    second = OutputSpec(name="second", kind=kind, dtype=dtype, classes=classes)
+    with table_writer(tmp_path / "out.parquet", [first, second]) as write:
+        columns = {"prediction": [None], "first": [None], "second": [None], "error": ["x"]}
+        write(Chunk({"id": [1]}, []), columns)
+    schema = pq.read_schema(tmp_path / "out.parquet")
+    assert schema.field("prediction").type == schema.field("first").type == pa.float64()
+    assert schema.field("second").type == expected
+    assert schema.field("error").type == pa.string()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gone.json", None),
+        ("latin.csv", HEAD.encode() + b"\n1,60,1.8,true,Z\xfcrich,,1\n"),
+        ("broken.parquet", b"PAR1 nothing"),
+        ("latin.json", b'{"city": "Z\xfcrich"}'),
+    ],
+)
+def test_what_cannot_be_read_is_wrong_usage(
+    run: Run, folder: Path, tmp_path: Path, name: str, content: bytes | None
+):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    ran = run("predict", folder, tmp_path / name)
+    assert ran.code == USAGE
+    assert "Traceback" not in ran.err
+
+
+def test_a_bundle_of_tensors_is_refused_in_a_sentence(run: Run, tmp_path: Path):
+    linear = pack_tensors(tmp_path, "linear", "1", model=two_inputs(), examples=EXAMPLES)
+    ran = run("predict", linear, "{}")
+    assert ran.code == REFUSED
+    assert "takes tensors, not records" in ran.err
 
 
 def test_answers_in_another_format_are_wrong_usage(run: Run, folder: Path, rows: Path):

@@ -21,7 +21,7 @@ from server.cli.answers import Answered, answer_records, answer_table
 from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder
 from server.cli.exits import REFUSED
 from server.cli.show import out
-from server.cli.tables import Chunk, Source, open_source, table_writer
+from server.cli.tables import Chunk, Source, open_source, readable, table_writer
 
 CHUNK_ROWS = 2_000
 
@@ -71,14 +71,17 @@ def predict(
 def _text_of(given: str) -> bytes:
     if given == "-":
         return sys.stdin.buffer.read()
-    return Path(given).read_bytes() if Path(given).suffix == ".json" else given.encode()
+    if Path(given).suffix != ".json":
+        return given.encode()
+    with readable(Path(given)):
+        return Path(given).read_bytes()
 
 
 def predict_record(bundle: Bundle, text: bytes, *, as_json: bool) -> int:
     """Prints the answer to one record or a list; gives the number of rows that have none."""
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise typer.BadParameter(f"neither a record as JSON nor a file: {error}") from error
     records = value if isinstance(value, list) else [value]
     if not all(isinstance(record, dict) for record in records):
@@ -100,7 +103,7 @@ def _print(value: Any, *, as_json: bool) -> None:
 def predict_table(bundle: Bundle, source: Source, out_file: Path | None) -> int:
     """Answers a table in chunks; gives the number of rows without an answer."""
     refused = 0
-    with table_writer(out_file) as write, _progress() as progress:
+    with table_writer(out_file, bundle.outputs) as write, _progress() as progress:
         task = progress.add_task("rows", total=source.n_rows)
         for chunk in source.chunks(CHUNK_ROWS):
             answered = answer_chunk(bundle, chunk)

@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from features.fields import Field
+from models.manifest import OutputSpec
 
 NO_VALUE: Final = ("", "NA", "NaN", "nan", "null", "None")
 """Cells of a CSV file that are no value."""
@@ -48,6 +49,31 @@ def open_source(path: Path, fields: Iterable[Field]) -> Source:
     """
     if not path.is_file():
         raise typer.BadParameter(f"there is no file {path}")
+    with readable(path):
+        source = _source(path, fields)
+    return Source(source.n_rows, lambda size: _guarded(path, source.chunks(size)))
+
+
+@contextmanager
+def readable(path: Path) -> Generator[None]:
+    """Says of a file that cannot be read that it is the caller's to look at."""
+    try:
+        yield
+    except (OSError, ValueError, NotImplementedError, csv.Error) as error:
+        # pyarrow's errors are of these kinds too.
+        raise typer.BadParameter(f"{path} cannot be read: {error}") from error
+
+
+def _guarded(path: Path, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    with readable(path):
+        some = next(chunks, None)
+    while some is not None:
+        yield some
+        with readable(path):
+            some = next(chunks, None)
+
+
+def _source(path: Path, fields: Iterable[Field]) -> Source:
     if path.suffix == ".parquet":
         return _parquet(path)
     if path.suffix == ".jsonl":
@@ -131,8 +157,10 @@ Write = Callable[[Chunk, Columns], None]
 
 
 @contextmanager
-def table_writer(path: Path | None) -> Generator[Write]:
+def table_writer(path: Path | None, outputs: Sequence[OutputSpec]) -> Generator[Write]:
     """Takes chunks with the columns to add; a file by its suffix, or CSV on standard output.
+
+    `outputs` are the bundle's: their columns get a type of their own in Parquet.
 
     Raises:
         BadParameter: a suffix that cannot be written.
@@ -140,7 +168,7 @@ def table_writer(path: Path | None) -> Generator[Write]:
     if path is None:
         yield _csv_writer(sys.stdout)
     elif path.suffix == ".parquet":
-        with _parquet_writer(path) as write:
+        with _parquet_writer(path, outputs) as write:
             yield write
     elif path.suffix in (".csv", ".jsonl"):
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -186,18 +214,20 @@ def _json_writer(file: IO[str]) -> Write:
 
 
 @contextmanager
-def _parquet_writer(path: Path) -> Generator[Write]:
+def _parquet_writer(path: Path, outputs: Sequence[OutputSpec]) -> Generator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    kinds = {output.name: _arrow_type(output) for output in outputs}
+    kinds["prediction"] = _arrow_type(outputs[0])
     writer: pq.ParquetWriter | None = None
 
     def write(chunk: Chunk, new: Columns) -> None:
         nonlocal writer
         table = pa.table(chunk.columns) if chunk.table is None else chunk.table
-        for name, values in added(table.column_names, new).items():
-            kind = None if name.removeprefix(OURS) == "prediction" else pa.string()
-            table = table.append_column(name, pa.array(values, kind))
+        names = added(table.column_names, new)
+        for own, (name, values) in zip(new, names.items(), strict=True):
+            table = table.append_column(name, pa.array(values, kinds.get(own, pa.string())))
         if writer is None:
             writer = pq.ParquetWriter(path, table.schema)
         writer.write_table(table.cast(writer.schema))
@@ -207,3 +237,19 @@ def _parquet_writer(path: Path) -> Generator[Write]:
     finally:
         if writer is not None:
             writer.close()
+
+
+def _arrow_type(output: OutputSpec) -> Any:
+    """The column type of an output's answers, whether or not any row has one."""
+    import pyarrow as pa
+
+    if output.kind in ("class_probabilities", "vector"):
+        return pa.list_(pa.float64())
+    if output.kind in ("probability", "value"):
+        return pa.float64()
+    by_class = {str: pa.string(), bool: pa.bool_(), int: pa.int64()}
+    if output.classes:
+        return by_class[type(output.classes[0])]
+    return {"string": pa.string(), "bool": pa.bool_(), "int64": pa.int64()}.get(
+        output.dtype, pa.float64()
+    )
