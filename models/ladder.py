@@ -100,7 +100,6 @@ class Ladder:
 
     __slots__ = (
         "_default",
-        "_default_code",
         "_fields",
         "_max_repaired",
         "_ranges",
@@ -130,7 +129,6 @@ class Ladder:
         )
         self.decisions = Decisions(outputs[0], decision)
         self._default = [fallback.default[spec.name] for spec in outputs]
-        self._default_code = self.decisions.codes(self._default[:1])[0]
 
     @property
     def default(self) -> list[Any]:
