@@ -34,7 +34,10 @@ from models.replay import replay, replay_tensors
 
 BASE_BYTES: Final = 256 << 20
 BYTES_PER_BYTE: Final = 25
-"""A 31 MB tree ensemble needs 600 MB of address space to open, 762 at its peak (measured)."""
+"""A 31 MB tree ensemble needs 600 MB of address space to open, 762 at its peak (measured).
+
+The other files count too: their JSON becomes objects, and a text of ten bytes in a vocabulary takes
+about sixty, and as much again in the dictionary that finds it."""
 LARGEST_VERDICT: Final = 1 << 20
 LARGEST_COMPLAINT: Final = 1 << 20
 LARGEST_BATCH: Final = 256
@@ -173,8 +176,8 @@ def _child(
         os.close(writable)
         writable = -1
         deadline = time.monotonic() + limits.wall_seconds
-        answer, in_time = _read_until(readable, deadline, cancelled)
-        if not in_time:
+        answer, is_whole = _read_until(readable, deadline, cancelled)
+        if not is_whole:
             os.killpg(process.pid, signal.SIGKILL)
         code = _ended(process)
     finally:
@@ -183,7 +186,9 @@ def _child(
             os.close(writable)
     if cancelled.is_set():
         return b"", "it was told to stop"
-    if not in_time:
+    if not is_whole and len(answer) > LARGEST_VERDICT:
+        return b"", f"its verdict is longer than {LARGEST_VERDICT >> 20} MB"
+    if not is_whole:
         return b"", f"it was still busy after {limits.wall_seconds:g} s"
     return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
 
@@ -198,7 +203,7 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
 
 
 def _read_until(descriptor: int, deadline: float, cancelled: threading.Event) -> tuple[bytes, bool]:
-    """What is written before the other end closes, and whether it closed in time."""
+    """What is written before the other end closes, and whether that is all: it closed in time."""
     pieces, size = list[bytes](), 0
     while size <= LARGEST_VERDICT:
         left = deadline - time.monotonic()
@@ -211,7 +216,7 @@ def _read_until(descriptor: int, deadline: float, cancelled: threading.Event) ->
             return b"".join(pieces), True
         pieces.append(piece)
         size += len(piece)
-    return b"", False
+    return b"".join(pieces), False
 
 
 def _why(code: int, limits: Limits) -> str:

@@ -216,7 +216,7 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None
         ("import os, sys; os.write(int(sys.argv[1]), b'{}'); os.abort()", "SIGABRT"),
         (
             "import os, sys; fd = int(sys.argv[1])\nwhile True: os.write(fd, b'x' * 9999)",
-            "no verdict",
+            "its verdict is longer than 1 MB",
         ),
         ("import time; time.sleep(60)", "still busy"),
     ],
