@@ -54,12 +54,12 @@ def _answers(manifest: Manifest, fallback: Fallback) -> list[str]:
     lines.append(f"- when the model cannot answer, the rules do: {default}")
     objectives = manifest.objectives
     if objectives.latency_seconds is not None:
-        lines.append(f"- promised: 99 % of answers within {objectives.latency_seconds * 1e3:g} ms")
+        lines.append(f"- promised: 99% of answers within {objectives.latency_seconds * 1e3:g} ms")
     if objectives.availability_ratio is not None:
-        lines.append(f"- promised: {objectives.availability_ratio * 100:g} % of requests answered")
+        lines.append(f"- promised: {_percent(objectives.availability_ratio)} of requests answered")
     if objectives.degraded_ratio is not None:
         lines.append(
-            f"- promised: at most {objectives.degraded_ratio * 100:g} % of answers not the model's"
+            f"- promised: at most {_percent(objectives.degraded_ratio)} of answers not the model's"
         )
     return lines
 
@@ -166,6 +166,10 @@ def _versions(manifest: Manifest) -> list[str]:
         if not name.startswith(("onnxruntime_", "onnx_"))
     )
     return [f"onnxruntime {oldest} or later. Packed with {packed}."]
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio * 100:.10g}%"
 
 
 def _text(value: Any) -> str:

@@ -537,7 +537,7 @@ def test_declarations_are_in_the_manifest(store: Path):
         "Will it be late?",
         "Ada",
         "within 25 ms",
-        "99.9 %",
+        "promised: 99.9% of requests",
         "**retraining**",
         "repair with 50",
     ):
