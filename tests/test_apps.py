@@ -127,3 +127,27 @@ def test_readiness_is_serving_with_every_required_model(phase: Phase):
     missing = readiness(phase, routes, ["b"])
     assert not missing.is_good
     assert missing.body["models"]["b"] == {"state": "not_in_store"}
+
+
+@on_a_loop
+async def test_a_defect_of_a_page_or_of_the_lane_is_in_the_log_under_its_id(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def defect(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("server.apps.summary", defect)
+    monkeypatch.setattr("server.asgi_lane.check", defect)
+    runtime = InProcessRuntime(settings)
+    runtime.core.routes = RouteTable(unavailable={NAME: Unavailable(NAME, "1", "being opened")})
+    transport = httpx.ASGITransport(create_app(settings, runtime), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        page = await client.get("/models", headers={"x-request-id": "page-1"})
+        answer = await client.post(PATH, json=GOOD, headers={"x-request-id": "lane-1"})
+    assert (page.status_code, answer.status_code) == (500, 500)
+    logged = " ".join(str(record.msg) for record in caplog.records)
+    assert "request_failed" in logged
+    assert "page-1" in logged
+    assert "lane-1" in logged
+    errors = runtime.metrics("")[1].decode()
+    assert 'keelmark_errors_total{path="/predict/{model}",code="internal"} 1' in errors
