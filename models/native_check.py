@@ -20,6 +20,7 @@ from models.outputs import Decisions, ModelOutputs, differing_rows
 
 CHUNK_ROWS: Final = 8_192
 SHOWN_ROWS: Final = 5
+LARGEST_FLOAT32: Final = float(np.finfo(np.float32).max)
 
 Run = Callable[[NDArray[np.float64]], ModelOutputs]
 
@@ -33,6 +34,8 @@ class _Found:
     largest: dict[str, float] = field(default_factory=dict[str, float])
     wrong_rows: int = 0
     wrong_with_nulls: int = 0
+    wrong_beyond: int = 0
+    """Of them those with a field that float32 does not hold, which made the feature null."""
     wrong: list[str] = field(default_factory=list[str])
 
 
@@ -44,6 +47,7 @@ def check_native(
     *,
     rows: NDArray[np.float64],
     edges: NDArray[np.float64],
+    names: Sequence[str],
     advance: Callable[[int], None] = lambda _: None,
 ) -> NativeCheck | None:
     """Compares both on held-out rows and on golden edge cases, as encoded float64 (n, F).
@@ -55,6 +59,7 @@ def check_native(
         run: the fused model.
         rows: held-out rows.
         edges: rows of the edge cases: nulls, unknown categories and bounds that held-out rows lack.
+        names: of the edge cases.
         advance: called with the number of rows done.
 
     Raises:
@@ -63,10 +68,15 @@ def check_native(
     if converted.native is None:
         return None
     held_out, generated = _Found(), _Found()
-    for found, name, all_rows in ((held_out, "held-out row", rows), (generated, "edge", edges)):
+    numbered = [f"held-out row {place}" for place in range(len(rows))]
+    parts = ((held_out, numbered, rows), (generated, [f"edge case '{n}'" for n in names], edges))
+    for found, called, all_rows in parts:
         for start in range(0, len(all_rows), CHUNK_ROWS):
             chunk = all_rows[start : start + CHUNK_ROWS]
-            _compare(converted.native, outputs, decisions, run(chunk), found, f"{name} ", start)
+            beyond = np.logical_or.reduce(np.abs(chunk) > LARGEST_FLOAT32, axis=1)
+            _compare(
+                converted.native, outputs, decisions, run(chunk), found, called[start:], beyond
+            )
             advance(len(chunk))
     if held_out.wrong or generated.wrong:
         raise NativeMismatch(_message(converted, held_out, generated))
@@ -88,8 +98,8 @@ def _compare(
     decisions: Decisions,
     got: ModelOutputs,
     found: _Found,
-    name: str,
-    start: int,
+    called: Sequence[str],
+    beyond: NDArray[np.bool_],
 ) -> None:
     assert got.features is not None
     kept, expected = _native_answers(native, got.features)
@@ -108,12 +118,14 @@ def _compare(
             _note_largest(found, spec, wanted, answers)
         for place in np.flatnonzero(differ & ~wrong)[:SHOWN_ROWS].tolist():
             found.wrong.append(
-                f"{name}{start + int(kept[place])}: {spec.name} is {_text(answers[place])}, "
+                f"{called[int(kept[place])]}: {spec.name} is {_text(answers[place])}, "
                 f"natively {_text(wanted[place])}"
             )
         wrong |= differ
     found.wrong_rows += int(wrong.sum())
-    found.wrong_with_nulls += int((wrong & np.isnan(got.features[kept]).any(axis=1)).sum())
+    nulls = wrong & np.isnan(got.features[kept]).any(axis=1)
+    found.wrong_with_nulls += int(nulls.sum())
+    found.wrong_beyond += int((nulls & beyond[kept]).sum())
     primary = outputs[0]
     if primary.name in expected and primary.kind != "label":
         codes = decisions.codes_of(got.values[0][kept])
@@ -173,9 +185,12 @@ def _nulls_hint(*found: _Found) -> str:
     wrong, with_nulls = (sum(f.wrong_rows for f in found), sum(f.wrong_with_nulls for f in found))
     if not wrong or wrong != with_nulls:
         return ""
+    beyond = sum(f.wrong_beyond for f in found)
+    ways = ["impute them in the features"] * (beyond < wrong)
+    ways += ["declare low/high or clip(): beyond float32 a feature is null"] * (beyond > 0)
     return (
         "\nAll of them have null features, which this estimator's conversion treats otherwise: "
-        "impute them in the features."
+        f"{'; and '.join(ways)}."
     )
 
 

@@ -310,6 +310,7 @@ def _compare(
             settled.run,
             rows=held.encoded.rows,
             edges=edges,
+            names=[name for name, _ in cases.edges],
             advance=advance,
         )
 

@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from features import FeatureSet
+from features import FeatureSet, number
 from features.runtime import Session
 from models import schemas
 from models.bundle import Bundle
@@ -380,6 +380,38 @@ def test_nulls_that_the_conversion_treats_otherwise_are_named_as_the_cause(store
     forest = fitted_on_plain(RandomForestClassifier(10, random_state=0), "kind")
     with pytest.raises(NativeMismatch, match="All of them have null features"):
         packed(store, model=forest, target="kind", decision=None, default=None)
+
+
+def unbounded(model: Any) -> dict[str, Any]:
+    """A model over a number without bounds, nowhere null once imputed."""
+    rng = np.random.default_rng(0)
+    table = {"a": rng.normal(0, 1, 500), "b": rng.normal(0, 1, 500)}
+    columns: dict[str, Any] = {n: number(n).impute("median") for n in table}
+    fitted, x = FeatureSet("open", version=1, features=columns).fit_transform(table, quiet=True)
+    target = (x[:, 0] * x[:, 1] > 0).astype(int)
+    return {
+        "features": fitted,
+        "model": model.fit(x, target),
+        "training": table,
+        "target": target,
+        "time": None,
+        "policies": None,
+        **UNTHRESHOLDED,
+    }
+
+
+def test_a_number_beyond_float32_is_named_as_the_cause(store: Path):
+    forest = RandomForestClassifier(10, random_state=0)
+    with pytest.raises(NativeMismatch) as caught:
+        packed(store, **unbounded(forest))
+    message = str(caught.value)
+    assert "edge case 'a: very " in message or "edge case 'b: very " in message
+    assert "declare low/high or clip(): beyond float32 a feature is null" in message
+    assert "impute" not in message
+
+
+def test_an_estimator_that_refuses_nulls_is_not_asked_about_numbers_beyond_float32(store: Path):
+    packed(store, **unbounded(LogisticRegression()))
 
 
 def test_a_native_model_that_does_not_predict(store: Path):
