@@ -171,7 +171,20 @@ def all_fitted() -> Fitted:
 # encoded values, by field
 
 ZEROS_AND_ONES = (0.0, -0.0, 1.0, -1.0)
-EDGES = (2.5, 7.0, 1e-8, -1e-8, 1e-300, 5e-324, 2.2250738585072014e-308, 709.0, -708.5, -745.2)
+EDGES = (
+    2.5,
+    7.0,
+    1e-8,
+    -1e-8,
+    2e-9,
+    -1e-12,
+    1e-300,
+    5e-324,
+    2.2250738585072014e-308,
+    709.0,
+    -708.5,
+    -745.2,
+)
 INTERESTING = (*ZEROS_AND_ONES, *EDGES, 1e6, 2.0**53)
 FIRST, LAST = -2_208_988_800, 4_133_980_799
 """1900 to 2100: the years in which zones are frozen, and Python has the same ones."""

@@ -196,6 +196,13 @@ def test_a_frozen_zone_has_the_offset_of_every_day(zone: str):
     assert frozen.offset_at(some).tolist() == expected
 
 
+def test_an_offset_changes_at_the_second_of_its_transition():
+    frozen = freeze("America/New_York")
+    steps = np.array(frozen.transitions, np.float64)
+    assert frozen.offset_at(steps).tolist() == list(frozen.offsets[1:])
+    assert frozen.offset_at(steps - 1e-3).tolist() == list(frozen.offsets[:-1])
+
+
 def test_outside_the_frozen_years_the_nearest_offset_holds():
     frozen = freeze("America/New_York")
     far = np.array([-60_000_000_000.0, 200_000_000_000.0, np.nan])
