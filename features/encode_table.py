@@ -22,7 +22,7 @@ Values: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.uint8]
 
 _PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-BATCH_ROWS: Final = 65_536
+BATCH_ROWS: Final = 16_384
 
 
 class TableEncoder:

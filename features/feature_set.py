@@ -282,7 +282,7 @@ class Fitted:
         self,
         data: Any,
         *,
-        chunk_rows: int = 4096,
+        chunk_rows: int = 1024,
         progress: Progress | None = None,
         quiet: bool = False,
     ) -> NDArray[np.float32]:
@@ -295,7 +295,9 @@ class Fitted:
             quiet: neither print how many values were invalid or out of bounds, nor draw progress.
         """
         if isinstance(data, Encoded):
-            return self._transform_rows(data.rows, chunk_rows)
+            features = self._room_for(len(data.rows))
+            self._transform_rows(data.rows, chunk_rows, out=features)
+            return features
         table = self._table_encoder.to_arrow(data)
         with _bar("transform", quiet=quiet, progress=progress) as bar:
             features, counts = self._transform_table(table, chunk_rows, bar)
@@ -307,23 +309,28 @@ class Fitted:
         self, table: "pa.Table", chunk_rows: int, progress: Progress
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Features, and rows per field and flag."""
-        features = np.empty((table.num_rows, len(self.feature_names)), np.float32)
+        features = self._room_for(table.num_rows)
         counts = np.zeros((len(self.fields), len(FLAG_NAMES)), np.int64)
         done = 0
         for piece in self._table_encoder.batches(table):
-            made = self._transform_rows(piece.rows, chunk_rows)
-            features[done : done + len(made)] = made
+            end = done + len(piece.rows)
+            self._transform_rows(piece.rows, chunk_rows, out=features[done:end])
             counts += count_flags(piece)
-            done += len(made)
+            done = end
             progress(done, table.num_rows)
         return features, counts
 
-    def _transform_rows(self, rows: NDArray[np.float64], chunk_rows: int) -> NDArray[np.float32]:
-        from features.runtime import run_in_chunks
+    def _room_for(self, rows: int) -> NDArray[np.float32]:
+        return np.empty((rows, len(self.feature_names)), np.float32)
 
-        chunks = [outputs[0] for outputs in run_in_chunks(self._session, rows, chunk_rows)]
-        none = np.empty((0, len(self.feature_names)), np.float32)
-        return np.concatenate([none, *chunks])
+    def _transform_rows(
+        self, rows: NDArray[np.float64], chunk_rows: int, *, out: NDArray[np.float32]
+    ) -> None:
+        """Fills `out` float32 (n, K), a chunk at a time while it is in the cache."""
+        run = self._session.run
+        for start in range(0, len(rows), chunk_rows):
+            chunk = slice(start, start + chunk_rows)
+            (out[chunk],) = run(rows[chunk])
 
     @cached_property
     def _session(self) -> "Session":
