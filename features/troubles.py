@@ -7,13 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.encoding import Encoded
-from features.fields import FLAG_NAMES, INVALID, OUT_OF_BOUNDS, Field
+from features.fields import FLAG_NAMES, INVALID, OK, OUT_OF_BOUNDS, Field
 
 
 def count_flags(encoded: Encoded) -> NDArray[np.int64]:
     """Rows per field and flag, int64 (F, 5)."""
-    counts = [(encoded.flags == flag).sum(axis=0) for flag in range(len(FLAG_NAMES))]
-    return np.stack(counts, axis=1).astype(np.int64)
+    flags = encoded.flags
+    counts = np.zeros((flags.shape[1], len(FLAG_NAMES)), np.int64)
+    counts[:, OK] = len(flags)
+    for field in np.flatnonzero(flags.any(axis=0)).tolist():  # most fields have no trouble
+        counts[field] = np.bincount(flags[:, field], minlength=len(FLAG_NAMES))
+    return counts
 
 
 def report(fields: Sequence[Field], counts: NDArray[np.int64], what: str) -> None:
