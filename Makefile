@@ -12,7 +12,7 @@ export UV_PYTHON_DOWNLOADS := never
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format pytest trials bench bundle lock clean debian
+.PHONY: help serve test lint format pytest trials bench bundle lock clean debian debian-bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,7 +37,7 @@ pytest: .venv/dev.stamp ## Run the tests alone (ARGS="-k ladder")
 trials: .venv/dev.stamp .venv-ort120/installed.stamp ## Run the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m trial --timeout 3600 $(ARGS)
 
-bench: .venv/dev.stamp ## Measure speed on this machine, one program of benchmarks/ after the other
+bench: .venv/dev.stamp debian-bench ## Measure speed on this machine, one program of benchmarks/ after the other
 	@for program in benchmarks/[a-z]*.py; do echo "$$program"; $(BIN)/python $$program $(ARGS) || exit 1; done
 
 bundle: .venv/dev.stamp ## Train the flights example again and ship its bundle
@@ -58,6 +58,9 @@ clean: ## Remove what these targets made; .keelmark, a server's state, stays
 
 debian:
 	@.ci/need promtool:prometheus
+
+debian-bench:
+	@.ci/need wrk:wrk
 
 .venv/tools.stamp: requirements-build.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Keelmark needs Python 3.11 or" \
