@@ -322,7 +322,7 @@ def test_a_fold_that_raises_is_logged_and_another_comes(
     async def folding() -> None:
         runtime = InProcessRuntime(Settings())
         runtime.core.routes = runtime.routes.with_route(route)
-        runtime._fold(asyncio.get_running_loop())  # pyright: ignore[reportPrivateUsage]
+        runtime._fold(asyncio.get_running_loop())
         await asyncio.sleep(0.05)
         await runtime.stop()
 

@@ -231,7 +231,7 @@ def test_a_start_that_ends_after_the_stop_serves_nothing(
 
     asyncio.run(stopped_early())
     assert runtime.phase is Phase.STOPPED
-    assert runtime._timer is None  # pyright: ignore[reportPrivateUsage]
+    assert runtime._timer is None
 
 
 # what is served beside a model that is not
