@@ -24,6 +24,8 @@ from features import (
 
 x, y = number("x"), number("y")
 positive = number("positive", low=0, high=1e6)
+shallow = number("shallow", low=-5)
+kept = number("kept", low=0, out_of_bounds="keep")
 yes, no = boolean("yes"), boolean("no")
 carrier = category("carrier")
 gate = category("gate", of="integer")
@@ -51,7 +53,13 @@ CASES: dict[str, Expression] = {
     "log": x.log(),
     "log1p": x.log1p(),
     "log1p of what is never negative": positive.log1p(),
+    "log1p of what may be negative": shallow.log1p(),
+    "log1p of what is negative against its bound": kept.log1p(),
+    "log1p of what an impute makes negative": positive.impute(-3).log1p(),
+    "log1p of what a clip leaves negative": shallow.clip(low=-2).log1p(),
+    "log1p of what a clip makes negative": positive.clip(high=-0.5).log1p(),
     "exp": x.exp(),
+    "a tiny exp, magnified": x.exp() * 1e300,
     "sqrt": x.sqrt(),
     "abs": x.abs(),
     "power": x.power(0.7),
@@ -137,6 +145,8 @@ def table() -> dict[str, Any]:
         "x": numbers,
         "y": rng.integers(-3, 4, ROWS).astype(float),
         "positive": np.round(rng.gamma(2, 50, ROWS)),
+        "shallow": rng.normal(0, 2, ROWS),
+        "kept": rng.normal(0, 2, ROWS),
         "seven": np.full(ROWS, 7.0),
         "yes": rng.random(ROWS) < 0.3,
         "no": rng.random(ROWS) < 0.6,
@@ -200,7 +210,7 @@ def encoded_value(fitted: Fitted, name: str) -> st.SearchStrategy[float]:
     if field.kind == "timestamp":
         instants = st.integers(FIRST, LAST).map(float) | st.floats(FIRST, LAST)
         return instants | st.just(np.nan)
-    low = -1e9 if field.low is None else field.low
+    low = -1e9 if field.low is None or field.out_of_bounds == "keep" else field.low
     high = 1e9 if field.high is None else field.high
     pool = [value for value in INTERESTING if low <= value <= high] + [np.nan]
     return (
