@@ -7,7 +7,7 @@ per field.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,8 @@ ENCODER_VERSION: Final = 1
 """Part of every spec digest: another meaning of a value is another encoder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Encoded records or table rows.
+class Encoded(NamedTuple):
+    """Encoded records or table rows; a tuple, as one is made for every request.
 
     Attributes:
         rows: float64 (n, F), fields in the row's order.

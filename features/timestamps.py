@@ -1,5 +1,6 @@
 """Texts that name an instant, and the seconds since 1970 in UTC that they are."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from datetime import date
 from functools import lru_cache
@@ -39,6 +40,7 @@ def timestamp_parser(zone: Zone | None) -> Callable[[str], float | None]:
     0.5
     """
     minutes_of = _MINUTES.get
+    ends, offsets = (zone.local_ends, zone.offsets) if zone is not None else ((), ())
 
     def parse(text: str) -> float | None:
         if len(text) > LONGEST:  # nor may it be remembered: a caller could fill the memory
@@ -52,9 +54,12 @@ def timestamp_parser(zone: Zone | None) -> Callable[[str], float | None]:
             return None
         seconds, fraction, offset = tail
         local = days + minutes + seconds
-        if offset is not None:
-            return in_time_range(local - offset + fraction)
-        return None if zone is None else in_time_range(zone.to_utc(local) + fraction)
+        if offset is None:
+            if zone is None:
+                return None
+            offset = offsets[bisect_right(ends, local)]  # zone.to_utc without the call
+        utc = local - offset + fraction
+        return utc if EARLIEST <= utc <= LATEST else None
 
     return parse
 
