@@ -1,8 +1,8 @@
 """Fields as people declare them: one function a kind, each giving an expression to go on with.
 
-    distance = number("distance", unit="mi", low=0, high=6000)
-    carrier = category("carrier")
-    leaves = timestamp("sched_dep", tz="America/New_York")
+distance = number("distance", unit="mi", low=0, high=6000)
+carrier = category("carrier")
+leaves = timestamp("sched_dep", tz="America/New_York")
 """
 
 from collections.abc import Sequence
