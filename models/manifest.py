@@ -34,6 +34,7 @@ ClassName = str | int | bool
 Dtype = Literal["float32", "float64", "int64", "string", "bool"]
 OutputKind = Literal["probability", "class_probabilities", "label", "value", "vector"]
 PolicyName = Literal["accept", "repair", "baseline", "rules", "reject"]
+CheckPolicy = Literal["baseline", "rules", "reject"]
 Trouble = Literal["missing", "invalid", "out_of_bounds", "unknown"]
 RungName = Literal["model", "baseline", "rules", "rejected"]
 Hex256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -177,6 +178,21 @@ class Training(Strict, frozen=True, kw_only=True):
     code_commit: str | None = None
 
 
+class BaselineInfo(Strict, frozen=True, kw_only=True):
+    """The simpler model that answers where the model does not, with features of its own."""
+
+    features: FeaturesIdentity
+    fields: tuple[str, ...]
+    """Those that it reads, in the order of the row."""
+    accepts: dict[str, tuple[Trouble, ...]] = {}
+    """Per field that it reads, the troubles with which it answers all the same."""
+    batch_exact: bool
+    """Its answers have the same bits alone and in a batch, where the bundle was packed."""
+    model: ModelOrigin
+    metrics: dict[str, float] = {}
+    """Quality on the held-out rows."""
+
+
 class Manifest(Strict, frozen=True, kw_only=True):
     """`manifest.json`: what the bundle is, and the digest of every other file."""
 
@@ -200,6 +216,7 @@ class Manifest(Strict, frozen=True, kw_only=True):
     batch_exact: bool
     """A row's answer has the same bits alone and in a batch, where the bundle was packed."""
     model: ModelOrigin
+    baseline: BaselineInfo | None = None
     training: Training
     runtime: dict[str, str]
     """Versions of what it was packed with; `onnxruntime_oldest` is what it needs."""
@@ -221,11 +238,17 @@ class Check(Strict, frozen=True, kw_only=True):
 
     name: str
     expression: dict[str, Any]
-    policy: PolicyName = "rules"
+    """A boolean expression over the fields, in its JSON form."""
+    text: str
+    """The same as people read it: what a rejected record should have been."""
+    policy: CheckPolicy
 
 
 class Rule(Strict, frozen=True, kw_only=True):
-    """A CEL rule: the first whose `when` is true answers with `outputs`."""
+    """A CEL rule: the first whose `when` is true answers with `outputs`.
+
+    `outputs` has a value for every output; `class_probabilities` may be null.
+    """
 
     name: str
     when: str
@@ -260,6 +283,10 @@ class Expected(Strict, frozen=True, kw_only=True):
     repaired: dict[str, str] = {}
     bad: dict[str, str] = {}
     """Of a rejected row: field and trouble."""
+    failed_checks: tuple[str, ...] = ()
+    """Names of the checks that do not hold."""
+    rule: str | None = None
+    """The rule that answers on the rules rung; the last one is `default`."""
     decision: str | None = None
     model: dict[str, Any] | None = None
     baseline: dict[str, Any] | None = None
