@@ -12,8 +12,10 @@ from typing import Any
 
 import joblib
 import lightgbm as lgb
+import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingClassifier
@@ -164,6 +166,31 @@ def shipped_features() -> Fitted:
     fitted = Bundle.open(SHIPPED / "flights" / "1").fitted
     assert fitted is not None
     return fitted
+
+
+def assert_both_encoders_agree(rows: Table) -> None:
+    """Each flight as JSON text and as a row of an Arrow table: the same bits, the same flags."""
+    bundle, fitted = Bundle.open(SHIPPED / "flights" / "1"), shipped_features()
+    for start in range(0, len(rows), LIST_ROWS):
+        some = rows.iloc[start : start + LIST_ROWS].reset_index(drop=True)
+        body = msgspec.json.encode(records_of(some))
+        encoded = bundle.encoder.encode(msgspec.json.decode(body))
+        table_encoded = fitted.encode_table(pa.Table.from_pandas(some))
+        same = encoded.rows.view(np.uint64) == table_encoded.rows.view(np.uint64)
+        same &= encoded.flags == table_encoded.flags
+        assert len(same) == len(some)
+        off = np.flatnonzero(~same.all(axis=1))
+        assert off.tolist() == [], records_of(some.iloc[off[:3]])
+
+
+def test_records_and_tables_encode_flights_to_the_same_bits(table: Table) -> None:
+    assert_both_encoders_agree(table.iloc[::50])
+
+
+@pytest.mark.trial
+def test_records_and_tables_encode_every_flight_to_the_same_bits(table: Table) -> None:
+    assert len(table) == 336_776
+    assert_both_encoders_agree(table)
 
 
 @pytest.fixture(scope="module")
