@@ -8,6 +8,8 @@ UV := $(BIN)/uv
 INSTALL = $(UV) pip install --quiet --python
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate
 export UV_PYTHON_DOWNLOADS := never
+# pip trusts the certificates that the system trusts, a company's proxy say; uv does when it is told to.
+export UV_SYSTEM_CERTS ?= 1
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
