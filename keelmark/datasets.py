@@ -33,9 +33,9 @@ def flights() -> "pd.DataFrame":
     time); the weather; `late` (1.0 when the arrival was more than 15 minutes late, null when there
     was none: cancelled or diverted). What is known only after departure is left out.
     """
+    folder = _data_folder()
     import pandas as pd
 
-    folder = _data_folder()
     table = pd.read_csv(folder / "flights.csv.zip")
     weather = pd.read_csv(folder / "weather.csv")
     local = pd.to_datetime(table[["year", "month", "day", "hour", "minute"]])

