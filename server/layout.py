@@ -24,6 +24,9 @@ TOTAL_BOUNDS: Final = (*STAGE_BOUNDS, 1.0, 2.5)
 NO_CODE: Final = 255
 """The code of a row that has no reason, or no decision."""
 
+Note = tuple[str, ...]
+"""Something that few rows have: what it is, and the values of its metric's labels."""
+
 LINE_BYTES: Final = 64
 PAGE_BYTES: Final = 4096
 HEADER_BYTES: Final = 3 * LINE_BYTES
@@ -53,6 +56,7 @@ class Layout:
         field_names: its fields, in row order.
         measures: what is counted of its rows.
         decisions: its decisions; a decision's index is its code in the ring.
+        notes: what few of its rows have; a note's index is its bit in the ring.
         objective_seconds: its promise on latency, which becomes a bound of the request histogram.
         ring_rows: rows that the ring holds, a power of two.
 
@@ -70,6 +74,7 @@ class Layout:
         field_names: Sequence[str],
         measures: Measures,
         decisions: Sequence[str] = (),
+        notes: Sequence[Note] = (),
         objective_seconds: float | None = None,
         ring_rows: int = 4096,
     ) -> None:
@@ -85,6 +90,7 @@ class Layout:
         self.field_names = tuple(field_names)
         self.measures = measures
         self.decisions = tuple(decisions)
+        self.notes = tuple(notes)
         self.ring_rows = ring_rows
         self.stage_bounds = STAGE_BOUNDS
         self.total_bounds = _with_objective(TOTAL_BOUNDS, objective_seconds)
@@ -109,6 +115,9 @@ class Layout:
             "durations_ns": (len(STAGES) + 1,),
             "quality": (len(self.field_names), len(TROUBLES)),
             "bins": (self.measures.n_bins,),
+            "notes": (len(self.notes),),
+            "deadline_missed": (1,),
+            "late_requests": (1,),
         }
 
     def _array_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -124,13 +133,15 @@ class Layout:
             "outcome": ((ring,), "u1"),
             "reason": ((ring,), "u1"),
             "decision": ((ring,), "u1"),
+            "notes": ((ring, note_bytes(len(self.notes))), "u1"),
         }
 
     def _fingerprint(self) -> int:
         """What two layouts must have in common to share memory: 63 bits of a digest."""
         names = (self.model, self.version, self.field_names, self.decisions, self.total_bounds)
         measured = [(m.subject, m.name, m.labels, m.has_moments) for m in self.measures.measures]
-        digest = hashlib.sha256(repr((names, measured, self.places)).encode("utf-8", "replace"))
+        whole = (names, measured, self.notes, self.places)
+        digest = hashlib.sha256(repr(whole).encode("utf-8", "replace"))
         return int.from_bytes(digest.digest()[:8], "little") >> 1
 
 
@@ -164,6 +175,11 @@ def _places(shapes: dict[str, tuple[tuple[int, ...], str]]) -> tuple[dict[str, P
         places[name] = Place(end, shape, dtype)
         end = _rounded_up(end + math.prod(shape) * int(dtype[1:]), LINE_BYTES)
     return places, _rounded_up(end, PAGE_BYTES)
+
+
+def note_bytes(n_notes: int) -> int:
+    """Bytes that hold a bit for each note; at least one, because an array of none has no memory."""
+    return max(1, -(-n_notes // 8))
 
 
 def _rounded_up(size: int, unit: int) -> int:

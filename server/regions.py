@@ -19,7 +19,7 @@ living region is read in its own process only, until reading across processes ta
 import math
 import mmap
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -56,8 +56,13 @@ FOLD_ROWS: Final = 1024
 _MAGIC: Final = int.from_bytes(b"keelring", "little")
 _MAGIC_AT, _FINGERPRINT_AT, _HEAD, _STATE = 0, 1, 8, 16  # HEAD, STATE: a cache line each
 
+NO_NOTES: Final[Mapping[int, int]] = {}
+"""What a group has whose rows have no notes, as almost all."""
+
 _MODEL: Final = OUTCOMES.index("model")
-_FIRST, _EXTRA_KEYS = 1, 2  # bits of a row's mark
+_DEADLINE: Final = REASONS.index("deadline")
+_NOTED: Final = 0x80  # bit of a row's outcome: it has notes
+_FIRST, _EXTRA_KEYS, _LATE = 1, 2, 4  # bits of a row's mark
 _FIRST_WITH_EXTRA_KEYS: Final = _FIRST | _EXTRA_KEYS
 
 _REQUEST: Final = struct.Struct(f"{len(STAGES) + 2}q")
@@ -68,8 +73,11 @@ class Ring(NamedTuple):
     """Columns of rows: the whole ring, or a stretch of it; n is the number of rows.
 
     `request` stands on a request's first row: nanoseconds of each stage, of the whole, and a mark
-    whose bits say that a request begins here and that it had extra keys. The mark of a request's
-    other rows is 0, and the rest there means nothing.
+    whose bits say that a request begins here, that it had extra keys and that its answer came after
+    its deadline. The mark of a request's other rows is 0, and the rest there means nothing.
+
+    `notes` means something where the highest bit of `outcome` is set: few rows have notes, and the
+    others need not pay for them.
     """
 
     rows: Floats  # (n, n_fields)
@@ -77,9 +85,10 @@ class Ring(NamedTuple):
     arrived: Floats  # (n,), epoch seconds
     request: Ints  # (n, 8)
     flags: Bytes  # (n, n_fields)
-    outcome: Bytes  # (n,), index in OUTCOMES
+    outcome: Bytes  # (n,), index in OUTCOMES; 128 more where the row has notes
     reason: Bytes  # (n,), index in REASONS, or NO_CODE
     decision: Bytes  # (n,), index in the bundle's decisions, or NO_CODE
+    notes: Bytes  # (n, n_bytes), bit i of byte j is note 8 * j + i of the layout
 
     def stretch(self, start: int, stop: int) -> "Ring":
         """Views of the rows from `start` to `stop`."""
@@ -265,6 +274,7 @@ class Counter:
         outcome: Codes,
         reason: Codes,
         decision: Codes,
+        notes: Mapping[int, int] = NO_NOTES,
     ) -> int:
         """Puts n rows behind the committed ones, uncommitted; folds first if there is no room.
 
@@ -277,6 +287,7 @@ class Counter:
             outcome: n codes of `OUTCOMES`.
             reason: n codes of `REASONS`; `NO_CODE` where there is none.
             decision: n codes of the layout's decisions; `NO_CODE` where there is none.
+            notes: by row, where it has any, the bits of its notes.
 
         Returns:
             How many rows had been committed before.
@@ -298,6 +309,8 @@ class Counter:
             columns += [outcome, reason, decision]
             self._put(start, k, *(column[:k] for column in columns))
             self._put(0, n - k, *(column[k:] for column in columns))
+        if notes:
+            self._put_notes(head, notes)
         self._written = head + n
         return head
 
@@ -308,6 +321,7 @@ class Counter:
         total_ns: int = 0,
         *,
         extra_keys: bool = False,
+        is_late: bool = False,
     ) -> None:
         """Counts the next `n_rows` written rows, those of one request, by one store.
 
@@ -317,6 +331,7 @@ class Counter:
                 is committed in parts.
             total_ns: nanoseconds from its arrival to now.
             extra_keys: whether a record of it had a key that is no field.
+            is_late: whether its deadline is over.
 
         Raises:
             ValueError: fewer rows are written.
@@ -331,6 +346,8 @@ class Counter:
         at = head & self._mask
         if stages_ns is not None:
             mark = _FIRST_WITH_EXTRA_KEYS if extra_keys else _FIRST
+            if is_late:
+                mark |= _LATE
             request_at = self._request_at + at * _REQUEST.size
             _pack_request(self._memory, request_at, *stages_ns, total_ns, mark)
             if n_rows > 1:
@@ -382,6 +399,14 @@ class Counter:
         memory[reason_at : reason_at + n] = _as_bytes(reason)
         decision_at = self._decision_at + start
         memory[decision_at : decision_at + n] = _as_bytes(decision)
+
+    def _put_notes(self, head: int, notes: Mapping[int, int]) -> None:
+        """Notes of rows behind `head`, and the bits that say there are some."""
+        ring, memory, size = self.region.ring, self._memory, self.region.ring.notes.shape[1]
+        for row, bits in notes.items():
+            at = (head + row) & self._mask
+            ring.notes[at] = np.frombuffer(bits.to_bytes(size, "little"), np.uint8)
+            memory[self._outcome_at + at] |= _NOTED
 
     def _clear_marks(self, start: int, stop: int) -> None:
         """Says of rows that no request begins there."""
@@ -435,9 +460,10 @@ def _read(region: Region) -> Totals:
 
 def tally(layout: Layout, ring: Ring) -> Totals:
     """Counts rows in every family."""
-    by_model = ring.outcome == _MODEL
+    outcome = ring.outcome & ~np.uint8(_NOTED)
+    by_model = outcome == _MODEL
     counted = layout.measures.count(ring.rows, ring.flags, ring.outputs, by_model, ring.arrived)
-    reasons = _by_outcome_and_reason(ring)
+    reasons = _by_outcome_and_reason(outcome, ring.reason)
     requests = _requests(ring)
     total_buckets, stage_buckets = _buckets(layout, requests[:-1])
     counts = {
@@ -445,6 +471,9 @@ def tally(layout: Layout, ring: Ring) -> Totals:
         "fallbacks": reasons[1 : 1 + len(RUNGS), : len(REASONS)],
         "decisions": np.bincount(ring.decision, minlength=256)[: len(layout.decisions)],
         "extra_keys": np.count_nonzero(requests[-1:] & _EXTRA_KEYS, axis=1),
+        "late_requests": np.count_nonzero(requests[-1:] & _LATE, axis=1),
+        "deadline_missed": reasons[:, _DEADLINE].sum(),
+        "notes": _notes(ring, len(layout.notes)),
         "total_buckets": total_buckets,
         "stage_buckets": stage_buckets,
         "durations_ns": requests[:-1].sum(axis=1),
@@ -455,10 +484,16 @@ def tally(layout: Layout, ring: Ring) -> Totals:
     return Totals(layout, flat, counted.moments)
 
 
-def _by_outcome_and_reason(ring: Ring) -> Ints:
+def _notes(ring: Ring, n_notes: int) -> Ints:
+    """Rows that have each note, int64 (n_notes,)."""
+    bits = np.unpackbits(ring.notes[ring.outcome >= _NOTED], axis=1, bitorder="little")
+    return bits[:, :n_notes].sum(axis=0, dtype=np.int64)
+
+
+def _by_outcome_and_reason(outcome: Bytes, reason: Bytes) -> Ints:
     """Rows by outcome and code of reason, int64 (n_outcomes, 256)."""
     size = len(OUTCOMES) << 8
-    pairs = ring.outcome.astype(np.intp) << 8 | ring.reason
+    pairs = outcome.astype(np.intp) << 8 | reason
     return np.bincount(pairs, minlength=size)[:size].reshape(len(OUTCOMES), 256)
 
 

@@ -32,6 +32,19 @@ FIELDS = (
 CARRIERS = CodeBins(labels=("UA", "100%", "#other", "#unknown"), bin_of_code=(0, 1, 2, 2, 3, -1))
 OUTPUT = Output(name="probability", kind="probability")
 DECISIONS = ("on_time", "late")
+NOTES = (
+    ("repaired", "distance", "missing"),
+    ("repaired", "distance", "out_of_bounds"),
+    ("repaired", "is_weekend", "invalid"),
+    ("check", "short_enough"),
+    ("check", "in_order"),
+    ("rule", "evening"),
+    ("rule", "default"),
+    ("rule_error", "evening"),
+    ("output", "probability", "not_finite"),
+    ("output", "probability", "out_of_range"),
+)
+"""Ten, so that they need two bytes."""
 
 N_FLAGS = 5
 
@@ -63,7 +76,7 @@ def small_measures() -> Measures:
 
 
 def small_layout(version: str = "7", *, ring_rows: int = 64, **settings: Any) -> Layout:
-    settings = {"decisions": DECISIONS, "objective_seconds": 0.02, **settings}
+    settings = {"decisions": DECISIONS, "notes": NOTES, "objective_seconds": 0.02, **settings}
     return Layout(
         "flights",
         version,
@@ -87,6 +100,8 @@ class Asked:
     stages_ns: list[int]
     total_ns: int
     extra_keys: bool
+    notes: dict[int, int] = field(default_factory=dict)
+    is_late: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -118,11 +133,20 @@ def some_request(rng: np.random.Generator, n: int) -> Asked:
         stages_ns=stages,
         total_ns=sum(stages),
         extra_keys=bool(rng.integers(2)),
+        notes={
+            row: int(rng.integers(1, 1 << len(NOTES))) for row in range(n) if rng.random() < 0.3
+        },
+        is_late=bool(rng.integers(2)),
     )
 
 
 def write(counter: Counter, group: Sequence[Asked], *, arrived: Any = 0.0) -> int:
     """Writes the rows of a group of requests as the core does."""
+    notes: dict[int, int] = {}
+    first = 0
+    for asked in group:
+        notes |= {first + row: bits for row, bits in asked.notes.items()}
+        first += len(asked)
     return counter.write(
         np.concatenate([asked.rows for asked in group]),
         np.concatenate([asked.flags for asked in group]),
@@ -131,11 +155,18 @@ def write(counter: Counter, group: Sequence[Asked], *, arrived: Any = 0.0) -> in
         [code for asked in group for code in asked.outcome],
         bytes(code for asked in group for code in asked.reason),
         np.array([code for asked in group for code in asked.decision], np.uint8),
+        notes,
     )
 
 
 def commit(counter: Counter, asked: Asked) -> None:
-    counter.commit(len(asked), asked.stages_ns, asked.total_ns, extra_keys=asked.extra_keys)
+    counter.commit(
+        len(asked),
+        asked.stages_ns,
+        asked.total_ns,
+        extra_keys=asked.extra_keys,
+        is_late=asked.is_late,
+    )
 
 
 def count(counter: Counter, group: Sequence[Asked]) -> None:
@@ -170,6 +201,7 @@ class SlowCount:
     def _request(self, asked: Asked) -> None:
         families = self.families
         families["extra_keys"][0] += asked.extra_keys
+        families["late_requests"][0] += asked.is_late
         families["durations_ns"] += [*asked.stages_ns, asked.total_ns]
         families["total_buckets"][bucket(asked.total_ns, self.layout.total_bounds)] += 1
         for stage in range(len(STAGES)):
@@ -181,6 +213,9 @@ class SlowCount:
         families["outcomes"][asked.outcome[i]] += 1
         if outcome in RUNGS:
             families["fallbacks"][RUNGS.index(outcome), asked.reason[i]] += 1
+        families["deadline_missed"][0] += asked.reason[i] == REASONS.index("deadline")
+        for note in range(len(NOTES)):
+            families["notes"][note] += asked.notes.get(i, 0) >> note & 1
         if asked.decision[i] != NO_CODE:
             families["decisions"][asked.decision[i]] += 1
         for j in range(len(FIELDS)):

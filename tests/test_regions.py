@@ -74,6 +74,18 @@ def test_a_request_is_counted_by_one_store(region):
     assert_counted(read_totals(region), SlowCount(region.layout).add([first]))
 
 
+def test_notes_of_a_row_are_its_own_and_gone_with_it(region):
+    """A row without notes lies where one with notes lay before."""
+    counter = Counter(region)
+    with_notes, without = some_request(rng(), 64), some_request(rng(1), 64)
+    with_notes.notes = dict.fromkeys(range(64), 0b11_0000_0101)
+    without.notes = {}
+    for asked in (with_notes, without, without):
+        count(counter, [asked])
+        counter.fold()
+    assert read_totals(region).of("notes").tolist() == [64, 0, 64, 0, 0, 0, 0, 0, 64, 64]
+
+
 def test_folding_changes_nothing_that_is_read(region):
     counter = Counter(region)
     requests = some_requests(rng(), 12)
