@@ -175,6 +175,8 @@ class Training(Strict, frozen=True, kw_only=True):
     last: str | None = None
     metrics: dict[str, float] = {}
     """Quality on the held-out rows."""
+    slices: dict[str, dict[str, dict[str, float]]] = {}
+    """The same by field and value, with the number `n` of rows; empty where they are too few."""
     code_commit: str | None = None
 
 
