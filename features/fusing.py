@@ -9,14 +9,23 @@ from onnx import TensorProto, helper
 from features.compiler import FEATURES, add_features
 from features.errors import DeclarationError
 from features.expressions import Boolean
-from features.graph import INPUT, OPSET, Column, GraphBuilder, make_model
+from features.graph import (
+    INPUT,
+    ML_DOMAIN,
+    ML_VERSION,
+    OPSET,
+    Column,
+    GraphBuilder,
+    make_model,
+)
 from features.nodes import Expression, walk
 from features.ops import OPS
 from features.ops.base import Plan
 from features.schedule import schedule
 
 CHECKS: Final = "checks"
-ML_DOMAIN: Final = "ai.onnx.ml"
+LATEST_ML: Final = 4
+"""The last version of ai.onnx.ml that still has the operators with trees."""
 
 
 def fuse(
@@ -118,8 +127,23 @@ def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in constants]
 
 
-def _ml_version(model: onnx.ModelProto) -> int | None:
-    return next((o.version for o in model.opset_import if o.domain == ML_DOMAIN), None)
+def _ml_version(model: onnx.ModelProto) -> int:
+    """The version of ai.onnx.ml at which the model's operators and ours mean what they say.
+
+    Up to 4 it is the model's own, or ours where that is older: trees mean the same in 1 and in 3.
+    What is new in 5 is one operator, which the oldest onnxruntime of a bundle cannot run.
+
+    Raises:
+        DeclarationError: the model has an operator that means something else there.
+    """
+    wanted = next((o.version for o in model.opset_import if o.domain == ML_DOMAIN), ML_VERSION)
+    used = {node.op_type for node in model.graph.node if node.domain == ML_DOMAIN}
+    if (wanted < 2 and "LabelEncoder" in used) or "TreeEnsemble" in used:
+        raise DeclarationError(
+            f"the model uses {sorted(used)} of {ML_DOMAIN} {wanted}, which onnxruntime 1.20 does "
+            f"not run beside the features; export it with {ML_DOMAIN} {ML_VERSION}"
+        )
+    return min(max(wanted, ML_VERSION), LATEST_ML)
 
 
 def _renamed(model: onnx.ModelProto) -> onnx.GraphProto:

@@ -13,9 +13,14 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
+from features.search_tree import SearchTree
+
 OPSET: Final = 21
 IR_VERSION: Final = 10
 INPUT: Final = "row"
+ML_DOMAIN: Final = "ai.onnx.ml"
+ML_VERSION: Final = 3
+"""Of the operators with trees: from 3 on their thresholds are float64, from 5 on they are gone."""
 
 GATHER_NODES: Final = 2
 GATHER_NODES_A_COLUMN: Final = 0.02
@@ -168,13 +173,31 @@ class GraphBuilder:
     def integers(self, values: Sequence[int]) -> str:
         return self.constant(list(values), np.int64)
 
-    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+    def search(self, tensor: str, bounds: Sequence[float], values: Sequence[float]) -> str:
+        """Float32 [n, 1]: `values[i]` where i bounds are not above `tensor`, float64 [n, 1]."""
+        tree = SearchTree(bounds, values)
+        return self.node(
+            "TreeEnsembleRegressor",
+            [tensor],
+            key=(tuple(bounds), tuple(values)),
+            domain=ML_DOMAIN,
+            **tree.attributes(),
+        )
+
+    def node(self, op: str, inputs: Sequence[str], *, key: Any = None, **attributes: Any) -> str:
         """The output of a node; the same node is appended once.
 
         Every node is named: onnxruntime 1.20 refuses models whose optimized nodes share the empty
         name.
+
+        Args:
+            op: its operator.
+            inputs: tensors.
+            key: stands for attributes that cannot be compared.
+            attributes: of the operator.
         """
-        key = (op, tuple(inputs), tuple(sorted(attributes.items())))
+        same = tuple(sorted(attributes.items())) if key is None else key
+        key = (op, tuple(inputs), same)
         if key not in self._computed:
             name = f"n{len(self.nodes)}_{op}"
             self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
@@ -214,13 +237,13 @@ def make_model(
     outputs: Sequence[onnx.ValueInfoProto],
     *,
     width: int,
-    ml_version: int | None = None,
+    ml_version: int = ML_VERSION,
 ) -> onnx.ModelProto:
     """A checked model with the one input `row`, float64 [n, width]."""
     graph = helper.make_graph(nodes, "keelmark", [row_input(width)], outputs, initializers)
     domains = [helper.make_opsetid("", OPSET)]
-    if ml_version is not None:
-        domains.append(helper.make_opsetid("ai.onnx.ml", ml_version))
+    if any(node.domain == ML_DOMAIN for node in nodes):
+        domains.append(helper.make_opsetid(ML_DOMAIN, ml_version))
     model = helper.make_model(
         graph, opset_imports=domains, ir_version=IR_VERSION, producer_name="keelmark"
     )

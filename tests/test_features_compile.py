@@ -205,9 +205,15 @@ ONE_NODE_EACH: dict[str, Callable[[int], Expression]] = {
 
 
 @pytest.mark.parametrize("operator", ONE_NODE_EACH)
-def test_an_operator_over_many_fields_has_the_nodes_of_one_over_two(operator: str):
+def test_an_operator_over_many_fields_has_as_many_nodes_as_one_over_two(operator: str):
     feature = ONE_NODE_EACH[operator]
-    assert compiled(40, feature) == compiled(2, feature)
+    assert compiled(40, feature).total() == compiled(2, feature).total()
+
+
+def test_many_one_hot_columns_are_not_gathered_one_by_one():
+    nodes = compiled(40, lambda index: category(f"c{index}").one_hot())
+    assert nodes["MatMul"] == 1
+    assert not nodes["Gather"]
 
 
 def test_columns_that_an_operator_leaves_alone_cost_no_node():
@@ -240,12 +246,12 @@ def test_the_graph_is_plain(which: int):
     model = graphs()[which]
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version == 10
-    assert {opset.domain: opset.version for opset in model.opset_import} == {"": 21}
+    assert {o.domain: o.version for o in model.opset_import} == {"": 21, "ai.onnx.ml": 3}
     assert not model.functions
     assert not model.graph.sparse_initializer
     assert [value.name for value in model.graph.input] == ["row"]
     for node in model.graph.node:
-        assert not node.domain
+        assert node.domain in ("", "ai.onnx.ml")
         assert not any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
         assert not node.op_type.startswith(("Random", "Bernoulli", "Multinomial", "Dropout"))
     for tensor in model.graph.initializer:
@@ -407,11 +413,23 @@ def test_the_model_given_to_fuse_is_left_as_it_was():
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_domain_ai_onnx_ml_is_allowed_with_its_version():
-    model = two_layers()
-    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
-    fused = everything().fuse(model)
-    assert {o.domain: o.version for o in fused.opset_import} == {"": 21, "ai.onnx.ml": 3}
+def with_ml(version: int, operator: str = "Scaler", **attributes: Any) -> onnx.ModelProto:
+    """A model [n, width] -> score, with an operator of ai.onnx.ml in front of its output."""
+    model = two_layers(output="scores")
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", version))
+    last = helper.make_node(operator, ["scores"], ["score"], domain="ai.onnx.ml", **attributes)
+    model.graph.node.append(last)
+    model.graph.output[0].name = "score"
+    return model
+
+
+@pytest.mark.parametrize(("wanted", "used"), [(1, 3), (3, 3), (4, 4), (5, 4)])
+def test_ai_onnx_ml_has_a_version_that_the_model_and_the_features_can_share(wanted: int, used: int):
+    fused = everything().fuse(with_ml(wanted, offset=[0.0], scale=[2.0]))
+    assert {o.domain: o.version for o in fused.opset_import} == {"": 21, "ai.onnx.ml": used}
+    rows = encoded_rows(3)
+    plain = Session(everything().fuse(two_layers()).SerializeToString()).run(rows)[0]
+    assert_same_bits(Session(fused.SerializeToString()).run(rows)[0], plain * np.float32(2))
 
 
 def with_two_inputs() -> onnx.ModelProto:
@@ -445,6 +463,11 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], list[str]]] = {
     "opset": (lambda: two_layers(opset=20), ["20", "expected opset 21"]),
     "inputs": (with_two_inputs, ["2 inputs", "expected one, float32", WIDTH]),
     "domain": (lambda: with_domain("com.microsoft"), ["com.microsoft", "expected opset 21"]),
+    "trees of ai.onnx.ml 5": (
+        lambda: with_ml(5, "TreeEnsemble"),
+        ["'TreeEnsemble'", "ai.onnx.ml 3"],
+    ),
+    "old labels": (lambda: with_ml(1, "LabelEncoder"), ["'LabelEncoder'", "ai.onnx.ml 3"]),
     "functions": (with_function, ["1 functions", "expected opset 21"]),
     "output": (lambda: two_layers(output="features"), ["'features'", "rename"]),
     "inner name": (lambda: two_layers(output=a_name_of_ours()), [a_name_of_ours(), "rename"]),

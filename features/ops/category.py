@@ -17,7 +17,7 @@ from features.errors import FitError
 from features.expressions import Boolean, Columns, Number
 from features.nodes import Expression
 from features.ops.base import Call, Context, FitInput, FloatColumn, Op
-from features.ops.numeric import equal_to, operands
+from features.ops.numeric import equal_to, ones_where, operands
 
 if TYPE_CHECKING:
     from features.graph import GraphBuilder
@@ -122,8 +122,23 @@ def _lower_table(b: GraphBuilder, calls: Sequence[Call], context: Context) -> st
 # columns
 
 
+MANY_REPEATS: Final = 12
+"""Columns from which a product repeats them faster than Gather does."""
+
+
 def _lower_one_hot(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
-    return equal_to(b, [(call.operand, _codes(call, context)) for call in calls])
+    """Each code as often as it has columns, compared with all of them at once.
+
+    Many are repeated by a product with 0 and 1: exact and, in a batch, ten times as fast as Gather,
+    which copies each element by itself. It asks for codes, which are never null.
+    """
+    wanted = [(call.operand, _codes(call, context)) for call in calls]
+    counts = [len(codes) for _, codes in wanted]
+    if sum(counts) < MANY_REPEATS:
+        return equal_to(b, wanted)
+    chosen = np.repeat(np.eye(len(wanted)), counts, axis=1)
+    repeated = b.node("MatMul", [operands(b, calls), b.constant(chosen)])
+    return ones_where(b, repeated, wanted)
 
 
 def _codes(call: Call, context: Context) -> list[float]:

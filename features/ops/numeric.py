@@ -244,8 +244,15 @@ def _value_suffixes(expression: Expression, context: Context) -> list[str]:
 def equal_to(b: GraphBuilder, wanted: Sequence[tuple[Column, Sequence[float]]]) -> str:
     """One column per (column, value): 1 where equal, else 0; null equals nothing."""
     columns = [column for column, values in wanted for _ in values]
+    return ones_where(b, b.tensor(columns), wanted)
+
+
+def ones_where(
+    b: GraphBuilder, tensor: str, wanted: Sequence[tuple[Column, Sequence[float]]]
+) -> str:
+    """The same, where `tensor` has each column as often as it has values."""
     constants = [float(value) for _, values in wanted for value in values]
-    return b.cast(b.node("Equal", [b.tensor(columns), b.vector(constants)]))
+    return b.cast(b.node("Equal", [tensor, b.vector(constants)]))
 
 
 # cyclic
