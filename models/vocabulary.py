@@ -57,5 +57,14 @@ ERROR_CODES: Final = (
 )
 """`error.code` of every error answer."""
 
+DEFAULT_RULE: Final = "default"
+"""The last rule of every bundle: a constant, which cannot fail."""
+
+OUTPUT_TROUBLES: Final = ("not_finite", "out_of_range")
+"""What can be wrong with an output."""
+
+BREAKER_STATES: Final = ("closed", "half_open", "open")
+"""A closed breaker lets requests through to the model; a half open one, one as a probe."""
+
 OUTPUT_KINDS: Final = ("probability", "class_probabilities", "label", "value", "vector")
 """What an output of a bundle means."""

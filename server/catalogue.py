@@ -56,6 +56,36 @@ FALLBACKS: Final = Metric(
     labels=(*PER_BUNDLE, "rung", "reason"),
     help="Rows that a lower rung answered, once each, under the reason that decided.",
 )
+FIELD_REPAIRED: Final = Metric(
+    name="keelmark_field_repaired_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "field", "trouble"),
+    help="Values that were repaired in rows which the model then answered.",
+)
+CHECKS_FAILED: Final = Metric(
+    name="keelmark_checks_failed_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "check"),
+    help="Rows for which a check across fields did not hold, whatever became of them.",
+)
+OUTPUT_INVALID: Final = Metric(
+    name="keelmark_output_invalid_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "output", "trouble"),
+    help="Rows whose output of the model was not finite or out of its valid range; not given.",
+)
+RULE_ANSWERS: Final = Metric(
+    name="keelmark_rule_answers_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "rule"),
+    help="Rows that the rules answered, by the rule that matched; default is the last one.",
+)
+RULE_ERRORS: Final = Metric(
+    name="keelmark_rule_errors_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "rule"),
+    help="Rows on which a rule raised, and so did not match.",
+)
 DECISIONS: Final = Metric(
     name="keelmark_decisions_total",
     kind="counter",
@@ -75,6 +105,54 @@ STAGE_DURATION: Final = Metric(
     labels=(*PER_BUNDLE, "stage"),
     unit="seconds",
     help="Time of a request in each stage; a shared run counts whole for each of its requests.",
+)
+DEADLINE_MISSED: Final = Metric(
+    name="keelmark_deadline_missed_total",
+    kind="counter",
+    labels=PER_BUNDLE,
+    help="Rows that the model did not answer because of their deadline, answered otherwise or not.",
+)
+LATE_REQUESTS: Final = Metric(
+    name="keelmark_late_requests_total",
+    kind="counter",
+    labels=PER_BUNDLE,
+    help="Requests whose answer was handed over after their deadline.",
+)
+QUEUE_DEPTH: Final = Metric(
+    name="keelmark_queue_depth",
+    kind="gauge",
+    labels=PER_BUNDLE,
+    help="Requests that wait for the thread in which long runs are made.",
+)
+ABANDONED_ACTIVE: Final = Metric(
+    name="keelmark_abandoned_runs_active",
+    kind="gauge",
+    labels=PER_BUNDLE,
+    help="Runs that were given up at their deadline and have not ended yet.",
+)
+ABANDONED: Final = Metric(
+    name="keelmark_abandoned_runs_total",
+    kind="counter",
+    labels=PER_BUNDLE,
+    help="Runs that were given up at their deadline.",
+)
+BREAKER_STATE: Final = Metric(
+    name="keelmark_breaker_state",
+    kind="gauge",
+    labels=(*PER_BUNDLE, "state"),
+    help="Workers whose breaker is in this state; open and half open ones do not ask the model.",
+)
+BREAKER_OPENINGS: Final = Metric(
+    name="keelmark_breaker_openings_total",
+    kind="counter",
+    labels=PER_BUNDLE,
+    help="Times that a breaker opened because too many runs had failed.",
+)
+FORCED_RUNG: Final = Metric(
+    name="keelmark_forced_rung",
+    kind="gauge",
+    labels=(*PER_BUNDLE, "rung"),
+    help="1 for the rung that an operator has forced all rows of the model to, else 0.",
 )
 EXTRA_KEYS: Final = Metric(
     name="keelmark_extra_keys_total",
@@ -187,9 +265,22 @@ METRICS: Final = (
     ERRORS,
     PREDICTIONS,
     FALLBACKS,
+    FIELD_REPAIRED,
+    CHECKS_FAILED,
+    OUTPUT_INVALID,
+    RULE_ANSWERS,
+    RULE_ERRORS,
     DECISIONS,
     REQUEST_DURATION,
     STAGE_DURATION,
+    DEADLINE_MISSED,
+    LATE_REQUESTS,
+    QUEUE_DEPTH,
+    ABANDONED_ACTIVE,
+    ABANDONED,
+    BREAKER_STATE,
+    BREAKER_OPENINGS,
+    FORCED_RUNG,
     EXTRA_KEYS,
     FIELD_VALUES,
     FIELD_QUALITY,

@@ -14,6 +14,7 @@ from server.catalogue import METRICS, Metric
 from server.http_counters import HttpCounters, read_http
 from server.regions import Region, read_totals
 from server.series import HttpSeries, ModelSeries, Page, gauge
+from server.standing import read_standing
 
 _OPENMETRICS_TYPE: Final = "application/openmetrics-text"
 
@@ -56,10 +57,20 @@ def _wish(text: str) -> tuple[str, float]:
 
 
 class Exposed(NamedTuple):
-    """A bundle on the page: its series, and the region of every worker that counts for it."""
+    """A bundle on the page: its series, and the region of every worker that counts for it.
+
+    `forced` is the rung that its rows are forced to, if any.
+    """
 
     series: ModelSeries
     regions: Sequence[Region]
+    forced: str | None = None
+
+    def page(self) -> Page:
+        """What has been counted for it up to now."""
+        return self.series.render(
+            read_totals(*self.regions), read_standing(self.regions), self.forced
+        )
 
 
 class Exposition:
@@ -82,7 +93,7 @@ class Exposition:
         """What has been counted up to now. Blocks for about a millisecond; writes no counter."""
         began = perf_counter()
         exposed = list(models)
-        pages = [each.series.render(read_totals(*each.regions)) for each in exposed]
+        pages = [each.page() for each in exposed]
         pages.append(self._http_series.render(read_http(self._http).tolist()))
         rest = _written_by_client(self._registry, form)
         n_series = sum(each.series.n_series for each in exposed) + self._http_series.n_series

@@ -29,7 +29,9 @@ Note = tuple[str, ...]
 
 LINE_BYTES: Final = 64
 PAGE_BYTES: Final = 4096
-HEADER_BYTES: Final = 3 * LINE_BYTES
+HEADER_BYTES: Final = 4 * LINE_BYTES
+STANDING_AT: Final = 3 * LINE_BYTES // 8
+"""The first word of the header's last line: how breaker and runner stand (`server.standing`)."""
 
 
 class Family(NamedTuple):

@@ -22,6 +22,7 @@ from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
 from server.layout import Layout
 from server.logs import Seldom, logger, where
+from server.notes import notes_of
 from server.protocols.predict import AnswerWriter
 from server.regions import Counter, Region
 from server.routes import Route, RouteTable, Unavailable
@@ -262,6 +263,7 @@ def layout_of(bundle: Bundle) -> Layout:
         field_names=[field.name for field in bundle.fields],
         measures=bundle.measures,
         decisions=bundle.ladder.decisions.names,
+        notes=notes_of(bundle),
         objective_seconds=bundle.manifest.objectives.latency_seconds,
     )
 

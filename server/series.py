@@ -9,16 +9,29 @@ from functools import partial
 from itertools import accumulate, chain, product
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.drift import shares
 from models.measures import Measure
-from models.vocabulary import OUTCOMES, REASONS, RUNGS, STAGES, TROUBLES
-from server import catalogue
+from models.vocabulary import BREAKER_STATES, OUTCOMES, REASONS, RUNGS, STAGES, TROUBLES
+from server import catalogue, notes
 from server.catalogue import Metric
 from server.http_counters import HttpCounters
 from server.layout import Layout
 from server.regions import Totals
+from server.standing import AT_REST, Standing
 
 SIGNS: Final = ("positive", "negative")
+
+NOTED: Final = {
+    notes.REPAIRED: catalogue.FIELD_REPAIRED,
+    notes.CHECK: catalogue.CHECKS_FAILED,
+    notes.OUTPUT: catalogue.OUTPUT_INVALID,
+    notes.RULE: catalogue.RULE_ANSWERS,
+    notes.RULE_ERROR: catalogue.RULE_ERRORS,
+}
+"""The metric of each kind of note; the rest of a note are the values of its own labels."""
 
 Page = dict[str, str]
 """The lines of each metric, by the metric's name."""
@@ -63,16 +76,32 @@ class ModelSeries:
 
     def __init__(self, layout: Layout, facts: Facts) -> None:
         self._constant = _facts(layout, facts) | _references(layout)
-        self._blocks = [*_row_counts(layout), *_histograms(layout), *_distributions(layout)]
+        self._blocks = [
+            *_row_counts(layout),
+            *_notes(layout),
+            *_histograms(layout),
+            *_distributions(layout),
+        ]
+        self._standing = _standing_templates(layout)
         empty = self.render(Totals.nothing(layout))
         self.n_series = sum(lines.count("\n") for lines in empty.values())
 
-    def render(self, totals: Totals) -> Page:
-        """Fills in totals of the same layout."""
+    def render(
+        self, totals: Totals, standing: Standing = AT_REST, forced: str | None = None
+    ) -> Page:
+        """Fills in the numbers.
+
+        Args:
+            totals: of the same layout.
+            standing: of its breakers and runners.
+            forced: the rung that its rows are forced to, if any.
+        """
         page = {
             metric.name: template % tuple(numbers(totals))
             for metric, template, numbers in self._blocks
         }
+        for name, numbers in _standing_numbers(standing, forced):
+            page[name] = self._standing[name] % numbers
         return self._constant | page
 
 
@@ -147,11 +176,23 @@ def _row_counts(layout: Layout) -> Iterator[_Block]:
         (catalogue.FALLBACKS, "fallbacks", (RUNGS, REASONS)),
         (catalogue.DECISIONS, "decisions", (layout.decisions,)),
         (catalogue.EXTRA_KEYS, "extra_keys", ()),
+        (catalogue.DEADLINE_MISSED, "deadline_missed", ()),
+        (catalogue.LATE_REQUESTS, "late_requests", ()),
         (catalogue.FIELD_QUALITY, "quality", (layout.field_names, TROUBLES)),
     ):
         series = product([layout.model], [layout.version], *values)
         at = layout.families[family].at
         yield _Block(metric, _template(metric, series), partial(_counts, at))
+
+
+def _notes(layout: Layout) -> Iterator[_Block]:
+    """What few rows have: the notes of a kind are the series of its metric."""
+    start = layout.families["notes"].at.start
+    for kind, metric in NOTED.items():
+        own = [(at, labels) for at, (word, *labels) in enumerate(layout.notes) if word == kind]
+        series = [(layout.model, layout.version, *labels) for _, labels in own]
+        places = np.asarray([start + at for at, _ in own], np.intp)
+        yield _Block(metric, _template(metric, series), partial(_picked, places))
 
 
 def _distributions(layout: Layout) -> Iterator[_Block]:
@@ -204,6 +245,10 @@ def _counts(at: slice, totals: Totals) -> list[int]:
     return totals.counts[at].tolist()
 
 
+def _picked(places: NDArray[np.intp], totals: Totals) -> list[int]:
+    return totals.counts[places].tolist()
+
+
 def _sums(rows: slice, columns: slice, totals: Totals) -> list[float]:
     return totals.moments[rows, columns].ravel().tolist()
 
@@ -217,6 +262,35 @@ def _observations(family: str, columns: slice, totals: Totals) -> Iterator[int]:
         yield from cumulative
         yield from divmod(duration, _NS)
         yield cumulative[-1]
+
+
+# How breaker and runner stand
+
+
+def _standing_templates(layout: Layout) -> Page:
+    own = layout.model, layout.version
+    return {
+        metric.name: _template(metric, product(*([word] for word in own), *values))
+        for metric, values in (
+            (catalogue.QUEUE_DEPTH, ()),
+            (catalogue.ABANDONED_ACTIVE, ()),
+            (catalogue.ABANDONED, ()),
+            (catalogue.BREAKER_STATE, (BREAKER_STATES,)),
+            (catalogue.BREAKER_OPENINGS, ()),
+            (catalogue.FORCED_RUNG, (RUNGS,)),
+        )
+    }
+
+
+def _standing_numbers(
+    standing: Standing, forced: str | None
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield catalogue.QUEUE_DEPTH.name, (standing.queued,)
+    yield catalogue.ABANDONED_ACTIVE.name, (standing.abandoned_active,)
+    yield catalogue.ABANDONED.name, (standing.abandoned,)
+    yield catalogue.BREAKER_STATE.name, standing.breakers
+    yield catalogue.BREAKER_OPENINGS.name, (standing.openings,)
+    yield catalogue.FORCED_RUNG.name, tuple(int(rung == forced) for rung in RUNGS)
 
 
 # Series and their templates

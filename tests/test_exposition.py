@@ -115,6 +115,23 @@ def by_labels(slow: SlowCount) -> Iterator[tuple[str, dict[str, str], float]]:
     yield from each("keelmark_predictions_total", families["outcomes"], outcome=OUTCOMES)
     yield from each("keelmark_fallbacks_total", families["fallbacks"], rung=RUNGS, reason=REASONS)
     yield from each("keelmark_decisions_total", families["decisions"], decision=DECISIONS)
+    yield from each("keelmark_deadline_missed_total", families["deadline_missed"])
+    yield from each("keelmark_late_requests_total", families["late_requests"])
+    noted = families["notes"]
+    for place, labels in enumerate(
+        [
+            {"field": ["distance"], "trouble": ["missing"]},
+            {"field": ["distance"], "trouble": ["out_of_bounds"]},
+            {"field": ["is_weekend"], "trouble": ["invalid"]},
+        ]
+    ):
+        yield from each("keelmark_field_repaired_total", noted[[place]], **labels)
+    checks, rules = ["short_enough", "in_order"], ["evening", "default"]
+    yield from each("keelmark_checks_failed_total", noted[3:5], check=checks)
+    yield from each("keelmark_rule_answers_total", noted[5:7], rule=rules)
+    yield from each("keelmark_rule_errors_total", noted[[7]], rule=["evening"])
+    output = {"output": ["probability"], "trouble": ["not_finite", "out_of_range"]}
+    yield from each("keelmark_output_invalid_total", noted[8:], **output)
     yield from each("keelmark_extra_keys_total", families["extra_keys"])
     yield from each(
         "keelmark_field_quality_total",
@@ -142,7 +159,12 @@ def test_every_counter_on_the_page_is_what_was_counted(server, form):
         for name, labels, value in by_labels(slow):
             assert samples.pop((name, frozenset(labels.items()))) == value, (name, labels)
     left = {name for name, _ in samples if name.startswith("keelmark_") and name.endswith("_total")}
-    assert left == {"keelmark_requests_total", "keelmark_errors_total"}
+    assert left == {
+        "keelmark_requests_total",
+        "keelmark_errors_total",
+        "keelmark_abandoned_runs_total",
+        "keelmark_breaker_openings_total",
+    }
 
 
 @BOTH
