@@ -35,6 +35,11 @@ class Ran:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def complaint(self) -> str:
+        """Standard error without the box and the lines that it was broken into."""
+        return " ".join(self.err.replace("│", " ").split())
+
 
 Run = Callable[..., Ran]
 
@@ -270,7 +275,7 @@ def test_each_output_has_its_type_in_parquet(
     second = OutputSpec(name="second", kind=kind, dtype=dtype, classes=classes)
     with table_writer(tmp_path / "out.parquet", [first, second]) as write:
         columns = {"prediction": [None], "first": [None], "second": [None], "error": ["x"]}
-        write(Chunk({"id": [1]}, []), columns)
+        write(Chunk({"id": ["1"]}, []), columns)
     schema = pq.read_schema(tmp_path / "out.parquet")
     assert schema.field("prediction").type == schema.field("first").type == pa.float64()
     assert schema.field("second").type == expected
@@ -294,6 +299,76 @@ def test_what_cannot_be_read_is_wrong_usage(
     ran = run("predict", folder, tmp_path / name)
     assert ran.code == USAGE
     assert "Traceback" not in ran.err
+
+
+def json_lines(path: Path, *records: Any) -> Path:
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+def test_columns_of_json_lines_are_those_of_all_lines(run: Run, folder: Path, tmp_path: Path):
+    """Not those of the first chunk: lines may leave out nulls, and numbers be whole by chance."""
+    note = {"note": "late", "size": 2.5, "tags": ["a"], **GOOD}
+    source = json_lines(tmp_path / "rows.jsonl", *[{**GOOD, "size": 1}] * 2_500, note)
+    as_csv, as_parquet = tmp_path / "out.csv", tmp_path / "out.parquet"
+    assert run("predict", folder, source, "--out", as_csv).code == DONE
+    with as_csv.open(newline="") as file:
+        *_, before, last = csv.DictReader(file)
+    assert (before["note"], before["size"], before["served_by"]) == ("", "1", "model")
+    assert (last["note"], last["size"], last["served_by"]) == ("late", "2.5", "model")
+    assert run("predict", folder, source, "--out", as_parquet).code == DONE
+    answered = pq.read_table(as_parquet)
+    assert answered.schema.field("size").type == pa.float64()
+    assert answered.schema.field("note").type == pa.string()
+    assert answered["tags"].to_pylist()[-1] == '["a"]'
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ("text", "column 'size' has a whole number in row 1 and a text in row 2501"),
+        (2**70, "column 'size' cannot be written as Parquet"),
+    ],
+)
+def test_a_column_that_parquet_cannot_hold_is_named(
+    run: Run, folder: Path, tmp_path: Path, odd: Any, words: str
+):
+    records = [*[{**GOOD, "size": 1}] * 2_500, {**GOOD, "size": odd}]
+    source = json_lines(tmp_path / "rows.jsonl", *records)
+    ran = run("predict", folder, source, "--out", tmp_path / "out.parquet")
+    assert ran.code == USAGE
+    assert words in ran.complaint
+    assert "write .jsonl or .csv" in ran.complaint
+    assert run("predict", folder, source, "--out", tmp_path / "out.jsonl").code == DONE
+
+
+def test_a_row_that_cannot_be_read_is_named(run: Run, folder: Path, tmp_path: Path):
+    short = tmp_path / "rows.csv"
+    short.write_text("\n".join([HEAD, *[LINES[0]] * 2_500, "1,2"]))
+    assert "row 2501 has 2 cells and the head 7" in run("predict", folder, short).complaint
+    source = json_lines(tmp_path / "rows.jsonl", *[GOOD] * 2_500, [])
+    assert "line 2501 is not a JSON object" in run("predict", folder, source).complaint
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_answers_that_cannot_be_written_are_wrong_usage(
+    run: Run, folder: Path, rows: Path, tmp_path: Path, suffix: str
+):
+    gone = run("predict", folder, rows, "--out", tmp_path / "gone" / f"out.{suffix}")
+    assert gone.code == USAGE
+    assert "there is no folder" in gone.complaint
+    (tmp_path / f"taken.{suffix}").mkdir()
+    taken = run("predict", folder, rows, "--out", tmp_path / f"taken.{suffix}")
+    assert taken.code == USAGE
+    assert "directory" in taken.complaint
+
+
+def test_the_table_that_is_read_is_not_written_over(run: Run, folder: Path, rows: Path):
+    before = rows.read_bytes()
+    ran = run("predict", folder, rows, "--out", rows)
+    assert ran.code == USAGE
+    assert "name another file" in ran.complaint
+    assert rows.read_bytes() == before
 
 
 def test_a_bundle_of_tensors_is_refused_in_a_sentence(run: Run, tmp_path: Path):

@@ -61,11 +61,19 @@ def predict(
             "of keelmark does not answer tensors; `keelmark inspect` shows what it is"
         )
     if Path(given).suffix in (".csv", ".jsonl", ".parquet"):
+        _check_other_file(Path(given), out_file)
         refused = predict_table(opened, open_source(Path(given), opened.fields), out_file)
     else:
         refused = predict_record(opened, _text_of(given), as_json=as_json)
     if refused:
         raise typer.Exit(REFUSED)
+
+
+def _check_other_file(given: Path, out_file: Path | None) -> None:
+    if out_file is not None and out_file.exists() and given.exists() and out_file.samefile(given):
+        raise typer.BadParameter(
+            f"{out_file} is the table that is read; name another file with --out"
+        )
 
 
 def _text_of(given: str) -> bytes:

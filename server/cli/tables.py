@@ -2,9 +2,9 @@
 
 import csv
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
@@ -14,6 +14,7 @@ import typer
 
 from features.fields import Field
 from models.manifest import OutputSpec
+from server.cli.json_lines import Column, records_of, scan
 
 NO_VALUE: Final = ("", "NA", "NaN", "nan", "null", "None")
 """Cells of a CSV file that are no value."""
@@ -22,15 +23,21 @@ OURS: Final = "keelmark_"
 """Put before our columns where the input has one of that name."""
 
 Columns = dict[str, list[Any]]
+TEXT: Final = Column(str)
+"""What every column of a CSV file holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows: `columns` as they were read, and `records` or a `table` for the encoder."""
+    """Some rows: `columns` as they were read, and `records` or a `table` for the encoder.
+
+    `kinds` says what the columns hold in all of the input, where that is not text.
+    """
 
     columns: Columns
     records: list[dict[str, Any]]
     table: Any = None
+    kinds: Mapping[str, Column] = field(default_factory=dict[str, Column])
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ def _source(path: Path, fields: Iterable[Field]) -> Source:
     if path.suffix == ".parquet":
         return _parquet(path)
     if path.suffix == ".jsonl":
-        return Source(_lines(path), lambda size: _json_lines(path, size))
+        return _json_lines(path)
     readers = {field.name: _cell_reader(field) for field in fields}
     return Source(max(0, _lines(path) - 1), lambda size: _csv(path, readers, size))
 
@@ -87,18 +94,16 @@ def _lines(path: Path) -> int:
         return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
 
 
-def _json_lines(path: Path, size: int) -> Iterator[Chunk]:
-    with path.open("rb") as file:
-        lines = (line for line in file if line.strip())
-        while some := list(islice(lines, size)):
-            try:
-                records = msgspec.json.decode(
-                    b"[" + b",".join(some) + b"]", type=list[dict[str, Any]]
-                )
-            except msgspec.MsgspecError as error:
-                raise typer.BadParameter(f"{path}: each line is a JSON object; {error}") from error
-            names = dict.fromkeys(name for record in records for name in record)
-            yield Chunk({name: [r.get(name) for r in records] for name in names}, records)
+def _json_lines(path: Path) -> Source:
+    found = scan(path)
+
+    def chunks(size: int) -> Iterator[Chunk]:
+        records = records_of(path)
+        while some := list(islice(records, size)):
+            columns = {name: [record.get(name) for record in some] for name in found.columns}
+            yield Chunk(columns, some, kinds=found.columns)
+
+    return Source(found.rows, chunks)
 
 
 def _csv(path: Path, readers: dict[str, Callable[[str], Any]], size: int) -> Iterator[Chunk]:
@@ -108,11 +113,15 @@ def _csv(path: Path, readers: dict[str, Callable[[str], Any]], size: int) -> Ite
         places = [
             (names.index(name), name, read) for name, read in readers.items() if name in names
         ]
+        done = 0
         while some := list(islice(rows, size)):
-            if any(len(row) != len(names) for row in some):
-                raise typer.BadParameter(
-                    f"{path}: a row has not the {len(names)} cells of the head"
-                )
+            for number, row in enumerate(some, start=done + 1):
+                if len(row) != len(names):
+                    raise typer.BadParameter(
+                        f"{path}: row {number} has {len(row)} cells and the head {len(names)}; "
+                        "give every row as many (a cell with a comma needs quotes)"
+                    )
+            done += len(some)
             records = [{name: read(row[place]) for place, name, read in places} for row in some]
             yield Chunk({name: [r[i] for r in some] for i, name in enumerate(names)}, records)
 
@@ -163,18 +172,33 @@ def table_writer(path: Path | None, outputs: Sequence[OutputSpec]) -> Generator[
     `outputs` are the bundle's: their columns get a type of their own in Parquet.
 
     Raises:
-        BadParameter: a suffix that cannot be written.
+        BadParameter: a suffix that cannot be written, a file that cannot be made.
     """
     if path is None:
         yield _csv_writer(sys.stdout)
     elif path.suffix == ".parquet":
-        with _parquet_writer(path, outputs) as write:
+        with writable(path), path.open("wb") as file, _parquet_writer(file, outputs) as write:
             yield write
     elif path.suffix in (".csv", ".jsonl"):
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with writable(path), path.open("w", newline="", encoding="utf-8") as file:
             yield _csv_writer(file) if path.suffix == ".csv" else _json_writer(file)
     else:
         raise typer.BadParameter(f"{path}: answers are written as .csv, .jsonl or .parquet")
+
+
+@contextmanager
+def writable(path: Path) -> Generator[None]:
+    """Says of a file that cannot be written why, and what to do."""
+    if not path.parent.is_dir():
+        raise typer.BadParameter(
+            f"{path} cannot be written: there is no folder {path.parent}; make it, or name another"
+        )
+    try:
+        yield
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{path} cannot be written: {error.strerror or error}; name another file with --out"
+        ) from error
 
 
 def added(columns: Iterable[str], new: Columns) -> Columns:
@@ -214,7 +238,7 @@ def _json_writer(file: IO[str]) -> Write:
 
 
 @contextmanager
-def _parquet_writer(path: Path, outputs: Sequence[OutputSpec]) -> Generator[Write]:
+def _parquet_writer(file: IO[bytes], outputs: Sequence[OutputSpec]) -> Generator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -224,12 +248,12 @@ def _parquet_writer(path: Path, outputs: Sequence[OutputSpec]) -> Generator[Writ
 
     def write(chunk: Chunk, new: Columns) -> None:
         nonlocal writer
-        table = pa.table(chunk.columns) if chunk.table is None else chunk.table
+        table = _arrow_table(chunk) if chunk.table is None else chunk.table
         names = added(table.column_names, new)
         for own, (name, values) in zip(new, names.items(), strict=True):
             table = table.append_column(name, pa.array(values, kinds.get(own, pa.string())))
         if writer is None:
-            writer = pq.ParquetWriter(path, table.schema)
+            writer = pq.ParquetWriter(file, table.schema)
         writer.write_table(table.cast(writer.schema))
 
     try:
@@ -237,6 +261,36 @@ def _parquet_writer(path: Path, outputs: Sequence[OutputSpec]) -> Generator[Writ
     finally:
         if writer is not None:
             writer.close()
+
+
+def _arrow_table(chunk: Chunk) -> Any:
+    import pyarrow as pa
+
+    columns = {
+        name: _arrow_column(name, values, chunk.kinds.get(name, TEXT))
+        for name, values in chunk.columns.items()
+    }
+    return pa.table(columns)
+
+
+def _arrow_column(name: str, values: list[Any], column: Column) -> Any:
+    """A column of the input, with the type that all of it fits; lists and objects as JSON text."""
+    import pyarrow as pa
+
+    if column.mix:
+        raise typer.BadParameter(
+            f"column {name!r} has {column.mix}, and a column of Parquet has one type; write .jsonl "
+            "or .csv, or give the column values of one kind"
+        )
+    if column.kind in (list, dict):
+        values = [None if v is None else msgspec.json.encode(v).decode() for v in values]
+    by_kind: dict[type, Any] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    try:
+        return pa.array(values, by_kind.get(column.kind or str, pa.string()))
+    except (ValueError, OverflowError) as error:  # a whole number beyond 64 bits
+        raise typer.BadParameter(
+            f"column {name!r} cannot be written as Parquet ({error}); write .jsonl or .csv"
+        ) from error
 
 
 def _arrow_type(output: OutputSpec) -> Any:
