@@ -6,7 +6,14 @@ opened, onnx to compile and pyarrow for tables, each where it is used.
 
 from features.declarations import boolean, category, number, timestamp
 from features.encoding import Encoded
-from features.errors import DeclarationError, FeatureError, FeaturesCorrupt, FitError, TableError
+from features.errors import (
+    DeclarationError,
+    FeatureError,
+    FeaturesCorrupt,
+    FeaturesNotFound,
+    FitError,
+    TableError,
+)
 from features.expressions import (
     Boolean,
     Category,
@@ -31,6 +38,7 @@ __all__ = [
     "FeatureError",
     "FeatureSet",
     "FeaturesCorrupt",
+    "FeaturesNotFound",
     "Field",
     "FitError",
     "Fitted",

@@ -4,6 +4,7 @@ FeatureError
 ├── DeclarationError   a field, expression or feature set that makes no sense
 ├── FitError           a table that the declared features cannot be fitted on
 ├── TableError         a table whose columns or types the encoder refuses
+├── FeaturesNotFound   a name that no features of a store have, or several
 └── FeaturesCorrupt    a features.json that is not what it says
 """
 
@@ -22,6 +23,10 @@ class FitError(FeatureError, ValueError):
 
 class TableError(FeatureError, ValueError):
     """A table whose columns or types the encoder refuses."""
+
+
+class FeaturesNotFound(FeatureError, LookupError):
+    """A name that no features of a store have, or several."""
 
 
 class FeaturesCorrupt(FeatureError, ValueError):

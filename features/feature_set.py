@@ -2,22 +2,23 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from features import spec
+from features import library, spec
 from features.digests import digest_of
 from features.encode_record import RecordEncoder
 from features.encoding import Encoded, codings
-from features.errors import DeclarationError, FeaturesCorrupt, FitError
+from features.errors import DeclarationError, FeaturesCorrupt, FeaturesNotFound, FitError
+from features.expressions import LEAVES
 from features.fields import FLAG_NAMES, Field, check_name
-from features.nodes import Expression, declared_fields
+from features.nodes import Expression, declared_fields, walk
 from features.ops import OPS
 from features.ops.base import Context, Plan, State
 from features.progress import Progress, ProgressBar
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from features.encode_table import TableEncoder
+    from features.mapper import ArrowMapper
     from features.runtime import Session
+
+Learned = TypeVar("Learned")
 
 
 class FeatureSet:
@@ -74,6 +78,75 @@ class FeatureSet:
     @property
     def label(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @classmethod
+    def load(cls, store: library.StorePath, named: str) -> "FeatureSet":
+        """A definition that a bundle of a store has, to fit again or to take parts of.
+
+        Args:
+            store: a folder that `pack` wrote to, or a `Store`.
+            named: a label, `flights@1`, or a bundle, `flights/7`.
+
+        Raises:
+            FeaturesNotFound: nothing has that name, or several definitions; it names the choices.
+            FeaturesCorrupt: the file is not what it says.
+        """
+        stored = library.the_definition(library.read_library(store), named)
+        return _fitted_of(stored).feature_set
+
+    def field(self, name: str) -> Any:
+        """A field as it is declared here, to make features of: for this set or another.
+
+        It is what `number`, `category`, `boolean` or `timestamp` gave.
+
+        Raises:
+            DeclarationError: there is none of that name.
+        """
+        for field in self.fields:
+            if field.name == name:
+                return LEAVES[field.kind]("field", field=field)
+        raise DeclarationError(
+            f"feature set {self.label} has no field {name!r}; its fields are "
+            f"{', '.join(field.name for field in self.fields)}"
+        )
+
+    def select(
+        self, *features: str, name: str | None = None, version: int | None = None
+    ) -> "FeatureSet":
+        """The definition of some of the features, in the order given.
+
+        It is another definition, so it has another label: the `name` and `version` given, else a
+        name that follows from what was selected, `flights-3fa9c1d2`, and this set's version. All
+        features in their order are this set again.
+
+        Raises:
+            DeclarationError: no feature of that name, or a label that names this set.
+        """
+        if wrong := [feature for feature in features if feature not in self.features]:
+            raise DeclarationError(
+                f"feature set {self.label} has no feature {', '.join(map(repr, wrong))}; "
+                f"its features are {', '.join(self.features)}"
+            )
+        if not features or len(set(features)) < len(features):
+            raise DeclarationError(
+                f"select{features!r}: name one feature of {self.label} at least, each once"
+            )
+        chosen = {feature: self.features[feature] for feature in features}
+        if name is None and version is None:
+            if list(chosen) == list(self.features):
+                return self
+            digest = spec.spec_digest(spec.spec_json(declared_fields(*chosen.values()), chosen))
+            name, version = f"{self.name[:119]}-{digest[:8]}", self.version
+        selected = FeatureSet(
+            self.name if name is None else name,
+            version=1 if version is None else version,
+            features=chosen,
+        )
+        if selected.label == self.label and selected.spec_digest != self.spec_digest:
+            raise DeclarationError(
+                f"{self.label} names the whole set; give its selection another name or version"
+            )
+        return selected
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -140,7 +213,7 @@ class FeatureSet:
         from features.fitting import fit_states, learn_vocabularies
         from features.tables import target_of
 
-        zones = {name: freeze(name) for name in self._zone_names()}
+        zones = {name: freeze(name) for name in self.zone_names}
         vocabularies = learn_vocabularies(self.fields, table)
         unfitted = Fitted(self, vocabularies, zones, {}, rows=0)
         encoded = unfitted.encode_table(table)
@@ -163,9 +236,32 @@ class FeatureSet:
         fitted = Fitted(self, vocabularies, zones, states, rows=rows)
         return fitted, encoded, targets
 
-    def _zone_names(self) -> list[str]:
+    # what fitting learns for
+
+    @property
+    def category_names(self) -> list[str]:
+        """Fields with a vocabulary."""
+        return [field.name for field in self.fields if field.kind == "category"]
+
+    @property
+    def zone_names(self) -> list[str]:
+        """Time zones that are frozen."""
         named = {field.tz for field in self.fields if field.tz is not None}
         return sorted(named | {"UTC"})
+
+    @property
+    def learning_keys(self) -> list[str]:
+        """Keys of the expressions that have a state."""
+        nodes = walk(*self.features.values())
+        return [n.key for n in nodes if n.op in OPS and OPS[n.op].is_learning(n.params)]
+
+    @classmethod
+    def from_spec(cls, name: str, version: int, definition: Mapping[str, Any]) -> "FeatureSet":
+        """The set whose `spec` it is."""
+        return cls(name, version=version, features=spec.read_features(definition))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureSet.from_spec, (self.name, self.version, self.spec)
 
     def __repr__(self) -> str:
         return f"FeatureSet({self.label}, {len(self.fields)} fields, {len(self.features)} features)"
@@ -187,8 +283,9 @@ def _bar(
 class Fitted:
     """A feature set with everything it learned: encodes, transforms, and compiles to ONNX.
 
-    Immutable; safe to call from several threads. Reading one (`load`, `from_json`) and encoding
-    records needs numpy alone, `transform` onnxruntime and onnx, tables pyarrow.
+    Immutable; safe to call from several threads; pickles as the data that `to_json` gives. Reading
+    one (`load`, `from_json`) and encoding records needs numpy alone, `transform` onnxruntime and
+    onnx, tables pyarrow.
     """
 
     def __init__(
@@ -232,6 +329,25 @@ class Fitted:
     def identity(self) -> str:
         """`flights@1+` and the first 12 digits of `features_digest`."""
         return f"{self.label}+{self.features_digest[:12]}"
+
+    # parts
+
+    def select(
+        self, *features: str, name: str | None = None, version: int | None = None
+    ) -> "Fitted":
+        """Some of the features with what they learned; see `FeatureSet.select` for the label.
+
+        Their columns have the bits that they have here, and only their fields are read.
+        """
+        chosen = self.feature_set.select(*features, name=name, version=version)
+        return Fitted(
+            chosen,
+            _those(self.vocabularies, chosen.category_names),
+            _those(self.zones, chosen.zone_names),
+            _those(self.states, chosen.learning_keys),
+            rows=self.rows,
+            tzdata=self.tzdata,
+        )
 
     # shape
 
@@ -338,6 +454,24 @@ class Fitted:
 
         return Session(self.model().SerializeToString())
 
+    def arrow_mapper(self, *, keep: Sequence[str] = ()) -> "ArrowMapper":
+        """`transform` for other engines: Arrow batches to Arrow batches; pickles to workers.
+
+        A column float32 for each of `feature_names`, after the columns to keep. It takes an
+        iterator of record batches, as Spark's `mapInArrow` gives, or a table, as Ray Data's
+        `map_batches` does with `batch_format="pyarrow"`.
+
+        Args:
+            keep: columns of the input that come back as they are.
+
+        Raises:
+            DeclarationError: a column to keep has the name of a feature.
+        """
+        from features.mapper import ArrowMapper
+
+        model = self.model().SerializeToString()
+        return ArrowMapper(self._table_encoder, model, self.feature_names, keep)
+
     # compiling
 
     @cached_property
@@ -389,17 +523,25 @@ class Fitted:
         """What `to_json` wrote, checked against its own digests.
 
         Raises:
-            FeaturesCorrupt: another format, a missing entry, or digests that do not match.
+            FeaturesCorrupt: another format, an entry that is missing or that this format has not,
+                or digests that do not match.
         """
         spec.check_format(value)
         try:
             found = cls._read(value)
             entries = found.to_json()
             recorded = {name: value[name] for name in _DERIVED}
+            unknown = list(spec.unknown_entries(value, entries))
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise FeaturesCorrupt(
                 f"features.json cannot be read: {error!r}; use the original file"
             ) from error
+        if unknown:
+            raise FeaturesCorrupt(
+                f"features.json has entries that format {spec.FORMAT} has not: "
+                f"{', '.join(unknown)}. What they mean would be left out: use the original file, "
+                "or read it with the version that wrote it, which gives it another format number"
+            )
         for name, said in recorded.items():
             if entries[name] != said:
                 raise FeaturesCorrupt(
@@ -410,13 +552,14 @@ class Fitted:
 
     @classmethod
     def _read(cls, value: Mapping[str, Any]) -> "Fitted":
-        features = spec.read_features(value["spec"])
+        definition = FeatureSet.from_spec(value["name"], value["version"], value["spec"])
         state = value["state"]
+        zones = _those(state["zones"], definition.zone_names)
         return cls(
-            FeatureSet(value["name"], version=value["version"], features=features),
-            state["vocabularies"],
-            {name: Zone.from_json(zone) for name, zone in state["zones"].items()},
-            state["operators"],
+            definition,
+            _those(state["vocabularies"], definition.category_names),
+            {name: Zone.from_json(zone) for name, zone in zones.items()},
+            _those(state["operators"], definition.learning_keys),
             rows=value["fitted"]["rows"],
             tzdata=value["fitted"]["tzdata"],
         )
@@ -427,20 +570,56 @@ class Fitted:
         Path(path).write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Fitted":
-        """What `save` wrote; raises as `from_json` does."""
+    def load(cls, path: str | os.PathLike[str], named: str | None = None) -> "Fitted":
+        """What `save` wrote, or the features of a bundle.
+
+        Args:
+            path: features.json, or a bundle's folder; with `named`, a store's folder or a `Store`.
+            named: which of the store: an identity, `flights@1+9c2f81d04b7a`, a bundle,
+                `flights/7`, or a label, `flights@1`, if its bundles all learned the same.
+
+        Raises:
+            FeaturesNotFound: nothing has that name, or several; the message names the choices.
+            FeaturesCorrupt: as `from_json`.
+        """
+        if named is not None:
+            return _fitted_of(library.the_fitted(library.read_library(path), named))
+        path = Path(path)
+        if path.is_dir():
+            path /= library.FILE
+            if not path.exists():
+                raise FeaturesNotFound(
+                    f"there is no {path}; of a store, name what to load, as in "
+                    f"Fitted.load({str(path.parent)!r}, 'flights@1')"
+                )
         try:
-            value = json.loads(Path(path).read_bytes())
+            value = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
             raise FeaturesCorrupt(
                 f"features.json is no JSON: {error}; use the original file"
             ) from error
         return cls.from_json(value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Fitted.from_json, (self.to_json(),)
+
     def __repr__(self) -> str:
         return (
             f"Fitted({self.identity}, {len(self.fields)} fields, {len(self.feature_names)} columns)"
         )
+
+
+def _fitted_of(stored: library.Stored) -> Fitted:
+    """Checked against its own digests; the message says whose file was wrong."""
+    try:
+        return Fitted.from_json(stored.content)
+    except FeaturesCorrupt as error:
+        raise FeaturesCorrupt(f"{stored.bundle}: {error}") from error
+
+
+def _those(learned: Mapping[str, Learned], names: Iterable[str]) -> dict[str, Learned]:
+    """What was learned for these names; LookupError if one has nothing."""
+    return {name: learned[name] for name in names}
 
 
 _DERIVED: Final = ("spec_digest", "state_digest", "features_digest", "feature_names")

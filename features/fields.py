@@ -106,6 +106,23 @@ class Field:
         return cls(**{name: _as_tuple(item) for name, item in value.items()})
 
 
+def declaration(field: Field) -> str:
+    """The field as people write it; of a long vocabulary the first texts.
+
+    >>> declaration(Field(name="size", kind="number", low=0.0, high=2.5))
+    "number('size', low=0, high=2.5)"
+    """
+    given = {k: v for k, v in field.to_json().items() if k not in ("name", "kind")}
+    said = [repr(field.name), *(f"{_argument(k)}={_shown(v)}" for k, v in given.items())]
+    return f"{field.kind}({', '.join(said)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 5:
+        return f"[{', '.join(map(repr, value[:3]))}, … {len(value)} texts]"
+    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 _DEFAULTS: Final[dict[str, Any]] = {
     f.name: f.default for f in dataclass_fields(Field) if f.name not in ("name", "kind")
 }

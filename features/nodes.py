@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from features.digests import canonical_json, sha256_hex
 from features.errors import DeclarationError
-from features.fields import Field, FieldKind
+from features.fields import Field, FieldKind, declaration
 
 Params = Mapping[str, Any]
 
@@ -99,7 +99,7 @@ def declared_fields(*roots: Expression) -> tuple[Field, ...]:
         if node.field is not None and found.setdefault(node.field.name, node.field) != node.field:
             raise DeclarationError(
                 f"field {node.field.name!r} is declared twice, differently:\n"
-                f"  {found[node.field.name]}\n  {node.field}\n"
+                f"  {declaration(found[node.field.name])}\n  {declaration(node.field)}\n"
                 "declare it once and use that name in all features"
             )
         for arg in node.args:

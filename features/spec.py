@@ -1,6 +1,6 @@
 """A feature set as data: what is declared, what is hashed of it, and reading it back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from features.digests import digest_of, sha256_hex
@@ -55,6 +55,20 @@ def check_format(value: Any) -> None:
             f"features.json has format {found[0]!r} and kind {found[1]!r}; this version reads "
             f"format {FORMAT}, kind {KIND!r}"
         )
+
+
+def unknown_entries(value: Any, known: Any, path: str = "") -> Iterator[str]:
+    """Paths of the entries of `value`, as `spec.fields[0].colour`, that `known` has not."""
+    if isinstance(value, Mapping) and isinstance(known, Mapping):
+        for name, item in value.items():
+            inside = f"{path}.{name}" if path else str(name)
+            if name in known:
+                yield from unknown_entries(item, known[name], inside)
+            else:
+                yield inside
+    elif isinstance(value, list) and isinstance(known, list):
+        for place, (item, other) in enumerate(zip(value, known, strict=False)):
+            yield from unknown_entries(item, other, f"{path}[{place}]")
 
 
 def read_features(spec: Mapping[str, Any]) -> dict[str, Expression]:

@@ -74,6 +74,9 @@ class Store:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
+    def __fspath__(self) -> str:
+        return str(self.root)
+
     # reading
 
     def names(self) -> list[str]:
