@@ -14,6 +14,7 @@ import numpy as np
 from features.errors import DeclarationError
 from features.fields import check_texts
 from features.nodes import Expression
+from features.pairs import LARGEST_CROSS, Pair, check_pairs, in_order
 
 
 class _Nullable(Expression):
@@ -279,17 +280,25 @@ class Category(_Nullable):
             raise DeclarationError(f"target_mean(smoothing={chosen}): it must not be negative")
         return Number("target_mean/1", [self], {"smoothing": chosen})
 
-    def lookup(self, table: Mapping[str, float], *, default: float | None = None) -> Number:
+    def lookup(
+        self, table: Mapping[str, float] | Mapping[Pair, float], *, default: float | None = None
+    ) -> Number:
         """A constant number for each text; others, unknown and missing give `default`, else null.
 
-        A text outside the vocabulary is unknown even if the table has it.
+        A text outside the vocabulary is unknown even if the table has it. Of a cross the table has
+        pairs of texts.
         """
         if not table:
             raise DeclarationError("lookup(): the table is empty")
-        numbers = {str(text): _finite(value, "lookup()") for text, value in table.items()}
-        assert self.field is not None
-        check_texts(self.field, list(numbers), "lookup()")
         other = None if default is None else _finite(default, "lookup()")
+        values = [_finite(value, "lookup()") for value in table.values()]
+        numbers: Any
+        if self.field is None:
+            pairs = check_pairs(self, list(table), "lookup()")
+            numbers = in_order([*pair, value] for pair, value in zip(pairs, values, strict=True))
+        else:
+            numbers = dict(zip(map(str, table), values, strict=True))
+            check_texts(self.field, list(numbers), "lookup()")
         return Number("lookup/1", [self], {"table": numbers, "default": other})
 
 
@@ -390,6 +399,46 @@ def safe_div(a: Any, b: Any, *, default: float) -> Number:
     """A / b, and `default` where b is 0; null if either is null."""
     divided = _number("safe_div/1", a, b)
     return Number("safe_div/1", divided.args, {"default": _finite(default, "safe_div()")})
+
+
+def cross(
+    a: Category,
+    b: Category,
+    *,
+    max_pairs: int | None = None,
+    pairs: Sequence[Pair] | None = None,
+    null: Literal["missing", "value"] = "missing",
+) -> Category:
+    """A category of the pairs of two categories, for what one of them alone does not tell.
+
+    Args:
+        a: a field.
+        b: another.
+        max_pairs: how many pairs are learned at most, the most frequent first, 1,000 unless given;
+            the others are unknown, as is a pair with an unknown side.
+        pairs: declares them instead, in the order of their codes.
+        null: a pair with a null side is missing ("missing"), or null is a value like others
+            ("value"): it pairs as `None`, and only the pair of two nulls is missing.
+    """
+    for side in (a, b):
+        if not isinstance(side, Category) or side.field is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DeclarationError(
+                f"cross(): {side!r} is no field with texts; declare it with category()"
+            )
+    if a.key == b.key:
+        raise DeclarationError(f"cross(): {a!r} is on both sides; cross two fields")
+    if null not in ("missing", "value"):
+        raise DeclarationError(f"cross(null={null!r}): use 'missing' or 'value'")
+    params: dict[str, Any] = {"null": None if null == "missing" else null}
+    if pairs is None:
+        params["max_pairs"] = 1000 if max_pairs is None else max_pairs
+        if not 1 <= params["max_pairs"] <= LARGEST_CROSS:
+            raise DeclarationError(f"cross(max_pairs={max_pairs}): use 1 to {LARGEST_CROSS:,}")
+        return Category("cross/1", [a, b], params)
+    if max_pairs is not None:
+        raise DeclarationError("cross(): give pairs or max_pairs, not both")
+    params["pairs"] = check_pairs(Category("cross/1", [a, b], params), pairs, "cross(pairs=)")
+    return Category("cross/1", [a, b], params)
 
 
 def elapsed(

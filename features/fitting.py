@@ -7,7 +7,7 @@ mean of the values that the next operator will really see.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from features.compiler import compile_features, compile_values
 from features.encode_table import TableLike, count_texts
 from features.encoding import Coding
 from features.errors import FitError
+from features.expressions import Category
 from features.fields import Field
 from features.nodes import Expression, walk
 from features.ops import OPS
-from features.ops.base import FitInput, Plan, State
+from features.ops.base import FitInput, Plan, State, Text
 from features.ops.category import smoothed_means
 from features.progress import Progress
 from features.runtime import Session, run_in_chunks
@@ -77,8 +78,8 @@ def fit_states(
         values = _operands(replace(plan, states=states), stage, rows)
         for node in stage:
             where = f"feature {owner[node.key]!r}, {node!r}"
-            size = _size(plan, node)
-            fit = FitInput(values[node.key], target, size, node.params, where)
+            texts = _texts(replace(plan, states=states), node)
+            fit = FitInput(values[node.key], target, texts, node.params, where)
             states[node.key] = _fit(node, fit)
         progress((done + 1) * len(rows), len(ordered) * len(rows))
     return states
@@ -106,23 +107,22 @@ def _fit(node: Expression, fit: FitInput) -> State:
 
 def _numbers(state: State) -> Iterator[float]:
     for value in state.values():
-        yield from value if isinstance(value, list) else [value]
+        listed = value if isinstance(value, list) else [value]
+        yield from (item for item in listed if isinstance(item, float))
 
 
-def _size(plan: Plan, node: Expression) -> int:
-    field = node.args[0].field
-    return plan.context.size(field) if field is not None and field.kind == "category" else 0
+def _texts(plan: Plan, node: Expression) -> tuple[Sequence[Text], ...]:
+    return tuple(plan.context.texts(a) if isinstance(a, Category) else () for a in node.args)
 
 
 def _operands(
     plan: Plan, nodes: Sequence[Expression], rows: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """The first operand of each node over the rows, float64 (n,)."""
+) -> dict[str, tuple[NDArray[np.float64], ...]]:
+    """The operands of each node over the rows, float64 (n,)."""
     index = {field.name: position for position, field in enumerate(plan.fields)}
     columns: dict[str, NDArray[np.float64]] = {}
     computed: dict[str, Expression] = {}
-    for node in nodes:
-        operand = node.args[0]
+    for operand in [operand for node in nodes for operand in node.args]:
         if operand.field is not None:
             columns[operand.key] = rows[:, index[operand.field.name]]
         else:
@@ -131,7 +131,7 @@ def _operands(
         session = Session(compile_values(plan, list(computed.values())).SerializeToString())
         values = np.concatenate([outputs[0] for outputs in run_in_chunks(session, rows)])
         columns |= {key: values[:, position] for position, key in enumerate(computed)}
-    return {node.key: columns[node.args[0].key] for node in nodes}
+    return {node.key: tuple(columns[arg.key] for arg in node.args) for node in nodes}
 
 
 # target means, cross-fitted
@@ -160,10 +160,15 @@ def cross_fitted(
     if not 2 <= folds <= len(rows):
         raise FitError(f"folds={folds}: use 2 to the number of rows, {len(rows)}")
     fold = np.random.default_rng(seed).permutation(len(rows)) % folds
+    means = [node for node in walk(*features.values()) if node.op == TARGET_MEAN]
+    codes = _operands(plan, means, rows)
     parts: list[NDArray[np.float32]] = []
     for number in range(folds):
         inside = fold == number
-        states = _without(plan, features, rows[~inside], target[~inside])
+        states = dict(plan.states)
+        for node in means:
+            (column,) = codes[node.key]
+            states[node.key] = _means(plan, node, column[~inside], target[~inside])
         model = compile_features(replace(plan, states=states), list(features.values()))
         chunks = run_in_chunks(Session(model.SerializeToString()), rows[inside])
         parts.append(np.concatenate([outputs[0] for outputs in chunks]))
@@ -174,19 +179,9 @@ def cross_fitted(
     return out
 
 
-def _without(
-    plan: Plan,
-    features: Mapping[str, Expression],
-    rows: NDArray[np.float64],
-    target: NDArray[np.float64],
-) -> dict[str, State]:
-    """The plan's states, but each `target_mean` as learned from these rows alone."""
-    index = {field.name: position for position, field in enumerate(plan.fields)}
-    states: dict[str, Any] = dict(plan.states)
-    for node in walk(*features.values()):
-        field = node.args[0].field if node.op == TARGET_MEAN else None
-        if field is not None:
-            codes = rows[:, index[field.name]]
-            fit = FitInput(codes, target, plan.context.size(field), node.params, repr(node))
-            states[node.key] = {"table": smoothed_means(fit, target)}
-    return states
+def _means(
+    plan: Plan, node: Expression, codes: NDArray[np.float64], target: NDArray[np.float64]
+) -> State:
+    """A `target_mean` as learned from these rows alone."""
+    fit = FitInput((codes,), target, _texts(plan, node), node.params, repr(node))
+    return {"table": smoothed_means(fit, target)}

@@ -13,6 +13,7 @@ from features import (
     Fitted,
     boolean,
     category,
+    cross,
     elapsed,
     maximum,
     minimum,
@@ -30,8 +31,14 @@ yes, no = boolean("yes"), boolean("no")
 carrier = category("carrier")
 gate = category("gate", of="integer")
 leaves = timestamp("leaves", tz="America/New_York")
+origin = category("origin", vocabulary=["A", "A&", "#B"])
 arrives = timestamp("arrives")
 local_arrives = timestamp("local_arrives", tz="Australia/Lord_Howe")
+
+pairs = cross(carrier, gate)
+few_pairs = cross(gate, carrier, max_pairs=6)
+pairs_with_null = cross(origin, carrier, null="value")
+declared_pairs = cross(origin, gate, pairs=[("#B", 2), ("A", 1), ("A&", 9)])
 
 CASES: dict[str, Expression] = {
     "impute a constant": x.impute(-1.5),
@@ -113,6 +120,17 @@ CASES: dict[str, Expression] = {
     "target_mean without smoothing": gate.target_mean(smoothing=0),
     "lookup": carrier.lookup({"AA": 1.5, "UA": -2}),
     "lookup with a default": carrier.lookup({"AA": 1.5}, default=9),
+    "one_hot of a cross": few_pairs.one_hot(unknown=True, missing=True),
+    "ordinal of a cross": pairs.ordinal(),
+    "ordinal of a cross with nulls": pairs_with_null.ordinal(),
+    "ordinal of declared pairs": declared_pairs.ordinal(),
+    "frequency of a cross": pairs.frequency(),
+    "frequency of a cross with nulls": pairs_with_null.frequency(),
+    "target_mean of a cross": few_pairs.target_mean(),
+    "lookup in a cross": pairs.lookup({("AA", 2): 1.5, ("UA", 1): -2}),
+    "lookup in a cross with nulls": pairs_with_null.lookup({(None, "AA"): 7}, default=9),
+    "is_null of a cross": pairs_with_null.is_null(),
+    "is_null of declared pairs": declared_pairs.is_null(),
     "minute": leaves.minute(),
     "hour": leaves.hour(),
     "weekday": leaves.weekday(),
@@ -134,7 +152,7 @@ ROWS = 200
 @cache
 def table() -> dict[str, Any]:
     """Training rows with nulls, ties and a constant column."""
-    rng = np.random.default_rng(7)
+    rng, rng_of_origin = np.random.default_rng(7), np.random.default_rng(9)
     start = np.datetime64("2013-01-01T00:00:00")
     seconds = rng.integers(0, 365 * 86_400, ROWS)
     numbers = np.round(rng.normal(1, 3, ROWS), 2)
@@ -152,6 +170,7 @@ def table() -> dict[str, Any]:
         "no": rng.random(ROWS) < 0.6,
         "carrier": carriers[rng.choice(5, ROWS, p=[0.4, 0.3, 0.15, 0.1, 0.05])],
         "gate": rng.integers(1, 6, ROWS),
+        "origin": rng_of_origin.choice(np.array(["A", "A&", "#B", "C", None], object), ROWS),
         "leaves": start + seconds,
         "arrives": [f"{at}Z" for at in start + seconds + rng.integers(0, 40_000, ROWS)],
         "local_arrives": start + seconds,

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -153,10 +154,34 @@ def elementwise(function: Callable[..., Column]) -> Rule:
 # categories
 
 
+def texts(category: Expression, fitted: Fitted) -> list[Any]:
+    """What its codes stand for: texts, of a cross pairs of them."""
+    if category.field is not None:
+        return list(fitted.vocabularies[category.field.name])
+    known = fitted.states.get(category.key, category.params)
+    return [tuple(pair) for pair in known["pairs"]]
+
+
 def size(e: Expression, fitted: Fitted) -> int:
-    field = e.args[0].field
-    assert field is not None
-    return len(fitted.vocabularies[field.name])
+    return len(texts(e.args[0], fitted))
+
+
+UNKNOWN = object()
+
+
+def cross(e: Expression, x: list[Column], fitted: Fitted) -> list[Column]:
+    """By the texts of both sides, one row after the other."""
+    sides = [[*texts(side, fitted), UNKNOWN, None] for side in e.args]
+    pairs = texts(e, fitted)
+    found: list[float] = []
+    for codes in zip(*x, strict=True):
+        pair = tuple(side[int(code)] for side, code in zip(sides, codes, strict=True))
+        nulls = pair.count(None)
+        if nulls == 2 or (nulls and e.params.get("null") != "value"):
+            found.append(len(pairs) + 1)
+        else:
+            found.append(pairs.index(pair) if pair in pairs else len(pairs))
+    return [np.array(found, np.float64)]
 
 
 def one_hot(e: Expression, x: list[Column], fitted: Fitted) -> list[Column]:
@@ -183,10 +208,13 @@ def table_of(e: Expression, fitted: Fitted) -> list[float]:
 
 
 def lookup(e: Expression, fitted: Fitted) -> list[float]:
-    field = e.args[0].field
-    assert field is not None
-    texts = (*fitted.vocabularies[field.name], None, None)
-    return [e.params["table"].get(text, e.params.get("default", math.nan)) for text in texts]
+    given = e.params["table"]
+    table: dict[Any, float] = (
+        given if isinstance(given, dict) else {(a, b): number for a, b, number in given}
+    )
+    keys = (*texts(e.args[0], fitted), UNKNOWN, UNKNOWN)
+    default: float = e.params.get("default", math.nan)
+    return [table.get(key, default) for key in keys]
 
 
 # timestamps
@@ -261,6 +289,7 @@ RULES: Mapping[str, Rule] = {
     "frequency/1": by_code(table_of),
     "target_mean/1": by_code(table_of),
     "lookup/1": by_code(lookup),
+    "cross/1": cross,
     "minute/1": calendar(lambda t: t.minute),
     "hour/1": calendar(lambda t: t.hour),
     "weekday/1": calendar(lambda t: t.weekday()),

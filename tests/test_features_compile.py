@@ -22,6 +22,7 @@ from features import (
     Number,
     boolean,
     category,
+    cross,
     elapsed,
     maximum,
     minimum,
@@ -36,7 +37,7 @@ from features.runtime import Session
 ROWS = 60
 x, y = number("x"), number("y")
 yes = boolean("yes")
-city = category("city")
+city, town = category("city"), category("town")
 left, seen = timestamp("left", tz="America/New_York"), timestamp("seen")
 
 EVERY_OPERATOR: dict[str, Expression] = {
@@ -73,6 +74,7 @@ EVERY_OPERATOR: dict[str, Expression] = {
     "share": city.frequency(),
     "mean": city.target_mean(),
     "price": city.lookup({"a": 1.5}),
+    "pair": cross(city, town).one_hot(unknown=True),
     "minute": left.minute(),
     "hour": left.hour(),
     "weekday": left.weekday(),
@@ -99,6 +101,7 @@ def everything() -> Fitted:
         "y": rng.integers(-1, 2, ROWS).astype(float),
         "yes": rng.random(ROWS) < 0.5,
         "city": rng.choice(["a", "b", "c"], ROWS),
+        "town": rng.choice(["d", "e"], ROWS),
         "left": at,
         "seen": [f"{text}Z" for text in at],
     }
@@ -194,6 +197,7 @@ ONE_NODE_EACH: dict[str, Callable[[int], Expression]] = {
     "frequency": lambda index: category(f"c{index}").frequency(),
     "target_mean": lambda index: category(f"c{index}").target_mean(),
     "lookup": lambda index: category(f"c{index}").lookup({"a": index}),
+    "cross": lambda index: cross(category(f"c{index}"), category(f"d{index}")).frequency(),
     "minute": lambda index: timestamp(f"t{index}").minute(),
     "hour": lambda index: timestamp(f"t{index}").hour(),
     "weekday": lambda index: timestamp(f"t{index}").weekday(),

@@ -27,6 +27,7 @@ from features import (
     Timestamp,
     boolean,
     category,
+    cross,
     elapsed,
     maximum,
     minimum,
@@ -180,8 +181,10 @@ def test_another_kind_of_field_is_another_definition():
 
 x, y = number("x"), number("y")
 yes, no = boolean("yes"), boolean("no")
-city = category("city")
+city, town = category("city"), category("town")
 left, seen = timestamp("left"), timestamp("seen")
+
+AB_CD = [("a", "b"), ("c", "d")]
 
 DIFFERENT: list[list[Expression]] = [
     [x.impute("median"), x.impute("mean"), x.impute("mode"), x.impute(0), x.impute(1), x],
@@ -196,6 +199,11 @@ DIFFERENT: list[list[Expression]] = [
     [city.one_hot(), city.one_hot(unknown=True), city.one_hot(missing=True), city.ordinal()],
     [city.frequency(), city.target_mean(), city.target_mean(1), city.lookup({"a": 1})],
     [city.lookup({"a": 2}), city.lookup({"b": 1}), city.lookup({"a": 1}, default=0)],
+    [cross(city, town).ordinal(), cross(town, city).ordinal(), cross(city, town).frequency()],
+    [cross(city, town, max_pairs=2).ordinal(), cross(city, town, null="value").ordinal()],
+    [cross(city, town, pairs=pairs).ordinal() for pairs in ([("a", "b")], [("b", "a")])],
+    [cross(city, town, pairs=pairs).ordinal() for pairs in (AB_CD, [*reversed(AB_CD)])],
+    [cross(city, town).lookup({("a", "b"): 1}), cross(city, town).lookup({("a", "b"): 2})],
     [left.minute(), left.hour(), left.weekday(), left.day(), left.month(), left.year()],
     [elapsed(left, seen), elapsed(seen, left), elapsed(left, seen, unit="h"), left < seen],
 ]
@@ -242,11 +250,22 @@ def test_the_label_is_no_part_of_the_definition():
             lambda: city.lookup({"b": 2, "a": 1}),
         ),
         (
+            lambda: cross(city, town, null="value").lookup({("a", "b"): 1, (None, "b"): 2}),
+            lambda: cross(city, town, null="value").lookup({(None, "b"): 2, ("a", "b"): 1}),
+        ),
+        (
+            lambda: cross(city, town).ordinal(),
+            lambda: cross(city, town, max_pairs=1000, null="missing").ordinal(),
+        ),
+        (
             lambda: category("g", of="integer", vocabulary=[1, 2]).ordinal(),
             lambda: category("g", of="integer", vocabulary=["1", "2"]).ordinal(),
         ),
     ],
-    ids=["2 and 2.0", "bounds", "passthrough", "sides", "order of a table", "texts of integers"],
+    ids=[
+        *("2 and 2.0", "bounds", "passthrough", "sides", "order of a table"),
+        *("order of a table of pairs", "defaults of a cross", "texts of integers"),
+    ],
 )
 def test_one_meaning_written_in_two_ways_is_one_definition(
     one: Callable[[], Expression], other: Callable[[], Expression]

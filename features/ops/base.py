@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,20 +16,32 @@ from features.zones import Zone
 if TYPE_CHECKING:
     from features.graph import Column, GraphBuilder
 
+Pair: TypeAlias = tuple[str | None, str | None]
+"""What a code of a cross stands for; None is null, where null is a value."""
+
+Text: TypeAlias = str | Pair
 State: TypeAlias = Mapping[str, Any]
 FloatColumn: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What lowering knows beside the expression: vocabularies and frozen zones."""
+    """What lowering knows beside the expression: vocabularies, frozen zones, what was learned."""
 
     vocabularies: Mapping[str, Sequence[str]]
     zones: Mapping[str, Zone]
+    states: Mapping[str, State] = field(default_factory=dict)
 
-    def size(self, field: Field) -> int:
+    def texts(self, category: Expression) -> Sequence[Text]:
+        """What the codes 0..V-1 of a category stand for: texts, of a cross pairs of them."""
+        if category.field is not None:
+            return self.vocabularies[category.field.name]
+        known = self.states.get(category.key, category.params)
+        return [(left, right) for left, right in known["pairs"]]
+
+    def size(self, category: Expression) -> int:
         """V, the number of texts in the vocabulary; codes V and V + 1 are unknown and missing."""
-        return len(self.vocabularies[field.name])
+        return len(self.texts(category))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,10 @@ class Plan:
     fields: tuple[Field, ...]
     states: Mapping[str, State]
     context: Context
+
+    def __post_init__(self) -> None:
+        """The vocabulary of a cross is learned: the context has to know these very states."""
+        object.__setattr__(self, "context", replace(self.context, states=self.states))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +97,14 @@ class Call:
         return column
 
     @property
+    def category(self) -> Expression:
+        """What an operator on a category reads: a field, or a cross of two."""
+        assert self.expression is not None
+        return self.expression.args[0]
+
+    @property
     def source(self) -> Field:
-        """The field that an operator on categories or timestamps reads."""
+        """The field that an operator on timestamps reads."""
         assert self.expression is not None
         field = self.expression.args[0].field
         assert field is not None
@@ -100,20 +122,30 @@ Fit: TypeAlias = "Callable[[FitInput], dict[str, Any]]"
 
 @dataclass(frozen=True, slots=True)
 class FitInput:
-    """What an operator learns from: its operand over the training rows.
+    """What an operator learns from: its operands over the training rows.
 
     Attributes:
-        values: float64 (n,), null is NaN; for a category, codes.
+        columns: each operand, float64 (n,), null is NaN; of a category, codes.
         target: float64 (n,) or None.
-        size: V for a category, else 0.
+        texts: of each operand that is a category what its codes stand for, else nothing.
         where: the feature's expression, for messages.
     """
 
-    values: FloatColumn
+    columns: tuple[FloatColumn, ...]
     target: FloatColumn | None
-    size: int
+    texts: tuple[Sequence[Text], ...]
     params: Params
     where: str
+
+    @property
+    def values(self) -> FloatColumn:
+        """The first operand."""
+        return self.columns[0]
+
+    @property
+    def size(self) -> int:
+        """V of the first operand, a category."""
+        return len(self.texts[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,9 @@ from features.errors import FitError
 from features.expressions import Boolean, Columns, Number
 from features.nodes import Expression
 from features.ops.base import Call, Context, FitInput, FloatColumn, Op
+from features.ops.cross import written
 from features.ops.numeric import equal_to, ones_where, operands
+from features.pairs import numbers_of
 
 if TYPE_CHECKING:
     from features.graph import GraphBuilder
@@ -80,12 +82,13 @@ def _learned_table(call: Call, context: Context) -> list[float]:
 
 
 def _ordinal_table(call: Call, context: Context) -> list[float]:
-    return [*map(float, range(context.size(call.source))), -1.0, np.nan]
+    return [*map(float, range(context.size(call.category))), -1.0, np.nan]
 
 
 def _lookup_table(call: Call, context: Context) -> list[float]:
-    numbers, default = call.params["table"], call.params.get("default", np.nan)
-    known = [numbers.get(text, default) for text in context.vocabularies[call.source.name]]
+    numbers = numbers_of(call.params["table"])
+    default: float = call.params.get("default", np.nan)
+    known = [numbers.get(text, default) for text in context.texts(call.category)]
     return [*known, default, default]
 
 
@@ -142,7 +145,7 @@ def _lower_one_hot(b: GraphBuilder, calls: Sequence[Call], context: Context) -> 
 
 
 def _codes(call: Call, context: Context) -> list[float]:
-    size = context.size(call.source)
+    size = context.size(call.category)
     codes = list(range(size))
     codes += [size] if call.params.get("unknown") else []
     codes += [size + 1] if call.params.get("missing") else []
@@ -151,14 +154,12 @@ def _codes(call: Call, context: Context) -> list[float]:
 
 def _one_hot_suffixes(expression: Expression, context: Context) -> list[str]:
     """`=text`; `#unknown` and `#missing`, which no text can be mistaken for."""
-    field = expression.args[0].field
-    assert field is not None
     extra = [f"#{name}" for name in ("unknown", "missing") if expression.params.get(name)]
-    return [f"={text}" for text in context.vocabularies[field.name]] + extra
+    return [f"={written(text)}" for text in context.texts(expression.args[0])] + extra
 
 
 def _lower_is_null(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
-    missing = [float(context.size(call.source) + 1) for call in calls]
+    missing = [float(context.size(call.category) + 1) for call in calls]
     return equal_to(b, [(call.operand, [code]) for call, code in zip(calls, missing, strict=True)])
 
 
