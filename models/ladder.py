@@ -1,75 +1,43 @@
-"""Who answers a row: the model, the rules, or nobody.
+"""Who answers a row: the model, the baseline, the rules, or nobody.
 
-Per row, never per batch. What number a bad value became was settled by the encoder, in training and
-serving alike; here it is only decided who answers. A request without troubles costs about 1 µs;
-only troubled rows are looked at one by one.
+Per row, never per batch: what one row is answered does not depend on the others. Before the model
+is asked, the policies of the fields decide (`models/planning.py`); after it, in this order: checks,
+too many repairs, whether its answer may be given. The lowest rung that any of these asks for
+answers, and the row is counted under the first reason that asks for it; all reasons are reported. A
+request without troubles costs about 1 µs; only rows that fall are looked at one by one.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.encoding import Encoded
 from features.fields import FLAG_NAMES, Field
-from models.manifest import Decision, Fallback, OutputSpec, Policy
-from models.outputs import NO_DECISION, Decisions, ModelOutputs, ValidRange
-from models.policies import default_policy
-from models.vocabulary import OUTCOMES, POLICIES, REASONS
-
-MODEL, BASELINE, RULES, REJECTED = (
-    OUTCOMES.index(word) for word in ("model", "baseline", "rules", "rejected")
+from models.baseline import Baseline
+from models.manifest import Decision, Fallback, OutputSpec
+from models.outputs import NO_DECISION, Decisions, ModelOutputs, Validity
+from models.planning import (
+    BASELINE,
+    MODEL,
+    NONE,
+    REJECTED,
+    RULES,
+    Encode,
+    Fall,
+    Plan,
+    Planner,
+    Trouble,
+    deciding,
+    fall,
 )
-ACCEPT, REPAIR, _, _, REJECT = range(len(POLICIES))
+from models.rules import Rules
+from models.vocabulary import OUTCOMES, REASONS
+
 NO_REASON: Final = 255
-
-Encode = Callable[[Sequence[Mapping[str, Any]]], Encoded]
-Trouble = tuple[int, int]
-"""Field index and flag code."""
-
-
-class Nothing(dict[int, Any]):
-    """An empty mapping that stays empty: what every clean request has of repairs and reasons."""
-
-    __slots__ = ()
-    # So that a dataclass takes it as a default, which all may share.
-    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]  (it is unhashable by default)
-
-    def __setitem__(self, key: int, value: Any) -> None:
-        raise TypeError("this mapping is shared by all clean requests; make a new one")
-
-
-NONE: Final[Mapping[int, Any]] = Nothing()
-
-
-@dataclass(slots=True)
-class Plan:
-    """Who is to answer each row, before the model is asked.
-
-    Attributes:
-        rows: float64 (n, F) for the model, with the values of `repair` policies put in. It has
-            every row, also those that others answer: the graph is total, and rows keep their
-            places.
-        rung: outcome code per row; None means that every row goes to the model.
-        repaired: row to field to trouble.
-        reasons: row to `field:trouble`, of rows that the model does not answer.
-        bad: row to its troubles, of rejected rows.
-        metric_reason: row to the reason code it is counted under.
-    """
-
-    rows: NDArray[np.float64]
-    rung: list[int] | None = None
-    repaired: Mapping[int, dict[str, str]] = NONE
-    reasons: Mapping[int, list[str]] = NONE
-    bad: Mapping[int, list[Trouble]] = NONE
-    metric_reason: Mapping[int, int] = NONE
-
-    @property
-    def asks_model(self) -> bool:
-        """Whether any row is the model's to answer."""
-        return self.rung is None or MODEL in self.rung
+CHECK: Final = REASONS.index("check")
+NO_RECORD: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(slots=True)
@@ -82,7 +50,16 @@ class Answers:
         decision: its name, or None where none is declared or nobody answered.
         decision_code: position in `Ladder.decisions.names`; 255 for none.
         reason: position in `vocabulary.REASONS` that the row is counted under; 255 for none.
-        repaired, reasons, bad: as in the plan; sparse, by row.
+        repaired: row to field to trouble; sparse, as all below.
+        reasons: row to why it was not answered by the model, as answers have it.
+        bad: rejected row to its troubles that are more than accepted; none when a check rejects
+            a row whose fields are good.
+        failed_checks: row to the names of the checks that do not hold for it.
+        bad_checks: row to those of them that reject it.
+        rule: row to the rule that answered it.
+        rule_errors: places in `Ladder.rules.names` of rules that raised, once each time.
+        invalid_outputs: row to the first output that could not be given, of rows that the model
+            was to answer.
     """
 
     outcome: list[int]
@@ -93,21 +70,58 @@ class Answers:
     repaired: Mapping[int, dict[str, str]] = NONE
     reasons: Mapping[int, list[str]] = NONE
     bad: Mapping[int, list[Trouble]] = NONE
+    failed_checks: Mapping[int, tuple[str, ...]] = NONE
+    bad_checks: Mapping[int, list[str]] = NONE
+    rule: Mapping[int, str] = NONE
+    rule_errors: Sequence[int] = ()
+    invalid_outputs: Mapping[int, int] = NONE
 
 
-class Ladder:
-    """The policies of one bundle, ready to use. Immutable; any thread may call it."""
+@dataclass(frozen=True, slots=True)
+class RuleError:
+    """A rule that gave no yes or no for a row."""
 
-    __slots__ = (
-        "_default",
-        "_fields",
-        "_max_repaired",
-        "_ranges",
-        "_repair_values",
-        "_severity",
-        "_severity_table",
-        "decisions",
-    )
+    row: int
+    rule: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """What each rung below the model says of every row, asked or not.
+
+    Attributes:
+        baseline: per row a value for each output; None where it does not answer.
+        rules: per row a value for each output.
+        rule: per row the rule that answers.
+        rule_errors: of all rules, also those that a row does not reach.
+    """
+
+    baseline: list[list[Any] | None]
+    rules: list[list[Any]]
+    rule: list[str]
+    rule_errors: tuple[RuleError, ...]
+
+
+class Ladder(Planner):
+    """The ladder of one bundle, ready to use. Immutable; any thread may call it.
+
+    `plan` comes before the model is asked, `judge` after.
+
+    Args:
+        outputs: of the bundle.
+        decision: of the primary output.
+        fallback: policies, checks and the default.
+        fields: in the row's order.
+        encode: encodes the values that policies put in.
+        baseline: None without one.
+        rules: made from `fallback`; None when it has only the default.
+
+    Raises:
+        ValueError: a policy or check that cannot be applied, or a default that is no valid answer.
+    """
+
+    __slots__ = ("_checks", "_validity", "baseline", "decisions", "rules")
 
     def __init__(
         self,
@@ -116,107 +130,22 @@ class Ladder:
         fallback: Fallback,
         fields: Sequence[Field],
         encode: Encode,
+        *,
+        baseline: Baseline | None = None,
+        rules: Rules | None = None,
     ) -> None:
-        self._fields = tuple(field.name for field in fields)
-        self._severity = tuple(
-            _severities(field, fallback.policies[field.name]) for field in fields
-        )
-        self._severity_table = np.asarray(self._severity, np.uint8).reshape(-1, len(FLAG_NAMES))
-        self._repair_values = repair_values(fallback, fields, encode)
-        self._max_repaired = fallback.max_repaired
-        self._ranges = tuple(
-            (place, ValidRange(spec)) for place, spec in enumerate(outputs) if spec.kind != "label"
-        )
+        super().__init__(fallback, fields, encode, has_baseline=baseline is not None)
+        self.baseline = baseline
+        assert rules is not None or not fallback.rules, "rules are compiled by the caller"
+        self.rules = rules or Rules((), fallback.default, fields, {}, outputs)
         self.decisions = Decisions(outputs[0], decision)
-        self._default = [fallback.default[spec.name] for spec in outputs]
+        self._checks = _checks(fallback, has_baseline=baseline is not None)
+        self._validity = Validity(outputs)
 
     @property
     def default(self) -> list[Any]:
         """The constant default's value of each output."""
-        return self._default
-
-    # before the model
-
-    def plan(self, encoded: Encoded) -> Plan:
-        """Who answers each row of encoded records."""
-        if not encoded.troubles:
-            return Plan(encoded.rows)
-        severity = self._severity
-        serious: dict[int, list[Trouble]] = {}
-        for row, place, flag in encoded.troubles:
-            if severity[place][flag]:
-                serious.setdefault(row, []).append((place, flag))
-        return self._plan_troubled(encoded.rows, serious) if serious else Plan(encoded.rows)
-
-    def plan_table(self, encoded: Encoded) -> Plan:
-        """Who answers each row of an encoded table, whose flags are dense."""
-        severe = self._severity_table[np.arange(len(self._fields)), encoded.flags]
-        serious: dict[int, list[Trouble]] = {}
-        for row, place in np.argwhere(severe).tolist():
-            serious.setdefault(row, []).append((place, int(encoded.flags[row, place])))
-        return self._plan_troubled(encoded.rows, serious) if serious else Plan(encoded.rows)
-
-    def _plan_troubled(self, rows: NDArray[np.float64], serious: dict[int, list[Trouble]]) -> Plan:
-        rung = [MODEL] * len(rows)
-        repaired: dict[int, dict[str, str]] = {}
-        reasons: dict[int, list[str]] = {}
-        bad: dict[int, list[Trouble]] = {}
-        metric_reason: dict[int, int] = {}
-        for row, troubles in serious.items():
-            worst = max(self._severity[place][flag] for place, flag in troubles)
-            repairs = [t for t in troubles if self._severity[t[0]][t[1]] == REPAIR]
-            if repairs:
-                repaired[row] = {self._fields[place]: FLAG_NAMES[flag] for place, flag in repairs}
-            if worst == REJECT:
-                rung[row], bad[row] = REJECTED, troubles
-            elif worst > REPAIR:
-                rung[row] = RULES
-            elif self._max_repaired is not None and len(repairs) > self._max_repaired:
-                rung[row], reasons[row] = RULES, ["too_many_repaired"]
-                metric_reason[row] = REASONS.index("too_many_repaired")
-            if worst > REPAIR:
-                reasons[row] = self._reasons(troubles)
-                metric_reason[row] = self._deciding(troubles, worst)
-        return Plan(
-            self._with_values(rows, serious),
-            rung if any(rung) else None,
-            repaired,
-            reasons,
-            bad,
-            metric_reason,
-        )
-
-    def _reasons(self, troubles: list[Trouble]) -> list[str]:
-        return [
-            f"{self._fields[place]}:{FLAG_NAMES[flag]}"
-            for place, flag in troubles
-            if self._severity[place][flag] > REPAIR
-        ]
-
-    def _deciding(self, troubles: list[Trouble], worst: int) -> int:
-        flag = next(flag for place, flag in troubles if self._severity[place][flag] == worst)
-        return flag - 1
-
-    def _with_values(
-        self, rows: NDArray[np.float64], serious: dict[int, list[Trouble]]
-    ) -> NDArray[np.float64]:
-        """The rows with the policies' own values; the encoder's array is counted, so it stays."""
-        values = self._repair_values
-        if not values:
-            return rows
-        put = [
-            (row, trouble[0], values[trouble])
-            for row, troubles in serious.items()
-            for trouble in troubles
-            if trouble in values
-        ]
-        if put:
-            rows = rows.copy()
-            for row, place, value in put:
-                rows[row, place] = value
-        return rows
-
-    # after the model
+        return self.rules.answers[-1]
 
     def judge(
         self, plan: Plan, outputs: ModelOutputs | None, *, failed: str = "model_error"
@@ -225,112 +154,236 @@ class Ladder:
 
         Args:
             plan: from `plan`.
-            outputs: of `plan.rows`; None when the model was not asked or did not answer.
+            outputs: of `plan.rows`; None when the model was not asked or did not answer. Then
+                nothing is known of the checks, and none is applied.
             failed: reason of the rows that were the model's, when there are no outputs.
         """
-        count = len(plan.rows)
-        if outputs is None:
-            values: list[list[Any]] = [[None] * count for _ in self._default]
-            return self._fall(plan, values, self._unanswered(plan), failed)
-        values = [column.tolist() for column in outputs.values]
-        if plan.rung is None and self._all_valid(outputs, values):
-            codes = self.decisions.codes(values[0])
-            return Answers(
-                [MODEL] * count,
-                values,
-                self.decisions.named(codes),
-                codes,
-                [NO_REASON] * count,
-                plan.repaired,
-            )
-        return self._fall(plan, values, self._invalid(plan, outputs), "output_invalid")
+        if outputs is not None and plan.rung is None and plan.asks_model:
+            values = [column.tolist() for column in outputs.values]
+            checks = outputs.checks
+            if self._validity.all_hold(outputs, values) and (checks is None or _all_hold(checks)):
+                count = len(plan.rows)
+                codes = self.decisions.codes(values[0])
+                return Answers(
+                    [MODEL] * count,
+                    values,
+                    self.decisions.named(codes),
+                    codes,
+                    [NO_REASON] * count,
+                    plan.repaired,
+                )
+        return self._descend(plan, outputs if plan.asks_model else None, failed)
 
-    def _all_valid(self, outputs: ModelOutputs, values: list[list[Any]]) -> bool:
-        for place, valid in self._ranges:
-            answers = values[place]
-            if len(answers) == 1 and valid.is_number:
-                if not valid.low <= answers[0] <= valid.high:
-                    return False
-            elif not valid.all_hold(outputs.values[place], answers):
-                return False
-        return True
+    def below(self, plan: Plan, reason: str) -> Below:
+        """What each rung below the model says of every row.
 
-    def _unanswered(self, plan: Plan) -> Iterable[int]:
-        rung = plan.rung or [MODEL] * len(plan.rows)
-        return [row for row, code in enumerate(rung) if code == MODEL]
-
-    def _invalid(self, plan: Plan, outputs: ModelOutputs) -> Iterable[int]:
-        wrong = np.zeros(len(plan.rows), np.bool_)
-        for place, valid in self._ranges:
-            wrong |= valid.invalid_rows(outputs.values[place])
-        rung = plan.rung
-        return [row for row in np.flatnonzero(wrong).tolist() if rung is None or not rung[row]]
-
-    def _fall(
-        self, plan: Plan, values: list[list[Any]], fallen: Iterable[int], reason: str
-    ) -> Answers:
-        """Answers where some rows are not the model's; `fallen` are those it lost."""
-        count = len(plan.rows)
-        outcome = list(plan.rung) if plan.rung else [MODEL] * count
-        reasons = dict(plan.reasons)
-        codes = [NO_REASON] * count
-        for row, code in plan.metric_reason.items():
-            codes[row] = code
-        for row in fallen:
-            outcome[row], reasons[row], codes[row] = RULES, [reason], REASONS.index(reason)
-        for row, code in enumerate(outcome):
-            if code != MODEL:
-                answer = self._default if code == RULES else [None] * len(values)
-                for column, value in zip(values, answer, strict=True):
-                    column[row] = value
-        decisions = self._decide(outcome, values[0])
-        return Answers(
-            outcome,
-            values,
-            self.decisions.named(decisions),
-            decisions,
-            codes,
-            plan.repaired,
-            reasons,
-            plan.bad,
+        Args:
+            plan: from `plan`.
+            reason: what rules are told that it was.
+        """
+        rows = range(len(plan.rows))
+        asked = [self.rules.first(*self._seen(plan, row, reason))[0] for row in rows]
+        return Below(
+            baseline=self._baseline_of_all(plan),
+            rules=[self.rules.answers[place] for place in asked],
+            rule=[self.rules.names[place] for place in asked],
+            rule_errors=tuple(
+                RuleError(row, self.rules.names[raised.rule], raised.error)
+                for row in rows
+                for raised in self.rules.raising(*self._seen(plan, row, reason))
+            ),
         )
 
-    def _decide(self, outcome: list[int], primary: list[Any]) -> list[int]:
-        answered = [row for row, code in enumerate(outcome) if code <= RULES]
-        codes = [NO_DECISION] * len(outcome)
-        for row, code in zip(
-            answered, self.decisions.codes([primary[row] for row in answered]), strict=True
-        ):
-            codes[row] = code
-        return codes
+    def _descend(self, plan: Plan, outputs: ModelOutputs | None, failed: str) -> Answers:
+        """Answers where some rows are not the model's."""
+        count = len(plan.rows)
+        answers = Answers(
+            [MODEL] * count,
+            self._model_values(outputs, count),
+            [None] * count,
+            [NO_DECISION] * count,
+            [NO_REASON] * count,
+            plan.repaired,
+        )
+        falls = {row: list(found) for row, found in plan.falls.items()}
+        if outputs is None:
+            self._lose(falls, count, failed)
+        else:
+            self._apply_checks(plan, outputs, falls, answers)
+            self._find_invalid(outputs, falls, answers)
+        self._settle(plan, falls, answers)
+        self._answer_below(plan, falls, answers)
+        self._decide(answers)
+        return answers
 
+    def _model_values(self, outputs: ModelOutputs | None, count: int) -> list[list[Any]]:
+        if outputs is None:
+            return [[None] * count for _ in self.default]
+        return [column.tolist() for column in outputs.values]
 
-def _severities(field: Field, policies: Mapping[Any, Policy]) -> tuple[int, ...]:
-    """Severity by flag code; flag 0 is no trouble."""
-    by_trouble = (
-        policies.get(trouble) or default_policy(field, trouble) for trouble in FLAG_NAMES[1:]
-    )
-    return (ACCEPT, *(POLICIES.index(policy.policy) for policy in by_trouble))
+    # why rows fall
 
+    def _lose(self, falls: dict[int, list[Fall]], count: int, failed: str) -> None:
+        """What was the model's falls because it did not answer."""
+        for row in range(count):
+            if row not in falls:
+                falls[row] = [fall(self.next_rung, failed)]
 
-def repair_values(
-    fallback: Fallback, fields: Sequence[Field], encode: Encode
-) -> dict[Trouble, float]:
-    """What `repair` policies put in, as row values.
-
-    Raises:
-        ValueError: a value is itself in trouble.
-    """
-    values: dict[Trouble, float] = {}
-    for place, declared in enumerate(fields):
-        for trouble, policy in fallback.policies[declared.name].items():
-            if policy.value is None:
+    def _apply_checks(
+        self, plan: Plan, outputs: ModelOutputs, falls: dict[int, list[Fall]], answers: Answers
+    ) -> None:
+        """Adds the checks that do not hold, for rows that no policy rejects."""
+        if outputs.checks is None or _all_hold(outputs.checks):
+            return
+        failed: dict[int, tuple[str, ...]] = {}
+        rejecting: dict[int, list[str]] = {}
+        for row in np.flatnonzero(~outputs.checks.all(axis=1)).tolist():
+            if plan.rung is not None and plan.rung[row] == REJECTED:
                 continue
-            encoded = encode([{declared.name: policy.value}])
-            if flag := int(encoded.flags[0, place]):
-                raise ValueError(
-                    f"field {declared.name!r}, {trouble}: {policy.value!r}, which is to repair "
-                    f"it, is itself {FLAG_NAMES[flag]}; use a value that the field accepts"
-                )
-            values[place, FLAG_NAMES.index(trouble)] = float(encoded.rows[0, place])
-    return values
+            broken = [
+                check
+                for check, holds in zip(self._checks, outputs.checks[row].tolist(), strict=True)
+                if not holds
+            ]
+            failed[row] = tuple(check.name for check in broken)
+            falls[row] = sorted([*falls.get(row, ()), *(check.fall for check in broken)], key=_when)
+            if rejects := [check.name for check in broken if check.fall.rung == REJECTED]:
+                rejecting[row] = rejects
+        answers.failed_checks, answers.bad_checks = failed or NONE, rejecting or NONE
+
+    def _find_invalid(
+        self, outputs: ModelOutputs, falls: dict[int, list[Fall]], answers: Answers
+    ) -> None:
+        """Only rows that are still the model's: of the others it was not asked."""
+        invalid = self._validity.invalid(outputs)
+        lost = {row: place for row, place in invalid.items() if row not in falls}
+        for row in lost:
+            falls[row] = [fall(self.next_rung, "output_invalid")]
+        answers.invalid_outputs = lost or NONE
+
+    def _settle(self, plan: Plan, falls: dict[int, list[Fall]], answers: Answers) -> None:
+        """Writes down who is to answer the rows that fall, and why."""
+        bad: dict[int, list[Trouble]] = {}
+        for row, found in falls.items():
+            decided = deciding(found)
+            answers.outcome[row], answers.reason[row] = decided.rung, decided.code
+            if decided.rung == REJECTED:
+                bad[row] = plan.serious.get(row, [])
+        answers.reasons = {row: [one.text for one in found] for row, found in falls.items()}
+        answers.bad = bad or NONE
+
+    # who answers instead
+
+    def _answer_below(
+        self, plan: Plan, falls: Mapping[int, Sequence[Fall]], answers: Answers
+    ) -> None:
+        by_baseline = self._ask_baseline(plan, answers)
+        rule: dict[int, str] = {}
+        errors: list[int] = []
+        for row, found in falls.items():
+            if answers.outcome[row] == REJECTED:
+                said = [None] * len(answers.values)
+            elif row in by_baseline:
+                said = by_baseline[row]
+            else:
+                seen = self._seen(plan, row, deciding(found).text)
+                place, raised = self.rules.first(*seen)
+                errors += (one.rule for one in raised)
+                said, rule[row] = self.rules.answers[place], self.rules.names[place]
+                answers.outcome[row] = RULES
+            for column, value in zip(answers.values, said, strict=True):
+                column[row] = value
+        answers.rule, answers.rule_errors = rule or NONE, errors
+
+    def _ask_baseline(self, plan: Plan, answers: Answers) -> dict[int, list[Any]]:
+        """What the baseline answers of the rows that are to be its; the others get a reason more.
+
+        The reason that sent a row there stays the one that it is counted under.
+        """
+        asked = [row for row, code in enumerate(answers.outcome) if code == BASELINE]
+        said = self._baseline_said(plan, asked) if asked else {}
+        answered: dict[int, list[Any]] = {}
+        for row, (answer, why_not) in said.items():
+            if answer is not None:
+                answered[row] = answer
+            reasons = answers.reasons[row]
+            reasons += (why for why in why_not if why not in reasons)
+        return answered
+
+    def _baseline_said(
+        self, plan: Plan, rows: Iterable[int]
+    ) -> dict[int, tuple[list[Any] | None, Sequence[str]]]:
+        """Per row its answer, or None and why there is none."""
+        assert self.baseline is not None
+        said: dict[int, tuple[list[Any] | None, Sequence[str]]] = {}
+        ready: list[int] = []
+        for row in rows:
+            refused = self._refused(plan, row)
+            said[row] = (None, refused)
+            if not refused:
+                ready.append(row)
+        if ready:
+            for row, answer in zip(ready, self.baseline.ask(plan.rows[ready]), strict=True):
+                said[row] = (None, (answer,)) if isinstance(answer, str) else (answer, ())
+        return said
+
+    def _refused(self, plan: Plan, row: int) -> list[str]:
+        """The troubles that keep the baseline from answering; a policy's own value heals one."""
+        assert self.baseline is not None
+        return [
+            f"{self._fields[place]}:{FLAG_NAMES[flag]}"
+            for place, flag in self.baseline.refuses(plan.encoded.flags[row])
+            if (place, flag) not in self.repair_values
+        ]
+
+    def _baseline_of_all(self, plan: Plan) -> list[list[Any] | None]:
+        rows = range(len(plan.rows))
+        if self.baseline is None:
+            return [None for _ in rows]
+        said = self._baseline_said(plan, rows)
+        return [said[row][0] for row in rows]
+
+    def _seen(
+        self, plan: Plan, row: int, reason: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.uint8], Mapping[str, Any], str]:
+        """What the rules look at."""
+        record = plan.records[row] if plan.records else NO_RECORD
+        return plan.rows[row], plan.encoded.flags[row], record, reason
+
+    def _decide(self, answers: Answers) -> None:
+        """Decisions of all rows that anybody answered."""
+        answered = [row for row, code in enumerate(answers.outcome) if code != REJECTED]
+        primary = answers.values[0]
+        codes = self.decisions.codes([primary[row] for row in answered])
+        for row, code in zip(answered, codes, strict=True):
+            answers.decision_code[row] = code
+        answers.decision = self.decisions.named(answers.decision_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    name: str
+    fall: Fall
+
+
+def _checks(fallback: Fallback, *, has_baseline: bool) -> tuple[_Check, ...]:
+    checks: list[_Check] = []
+    for check in fallback.checks:
+        if check.policy == "baseline" and not has_baseline:
+            raise ValueError(
+                f"check {check.name!r}: its policy is 'baseline', and there is no baseline model; "
+                "use 'rules', or pack one"
+            )
+        rung = REJECTED if check.policy == "reject" else OUTCOMES.index(check.policy)
+        checks.append(_Check(check.name, Fall(rung, CHECK, f"check:{check.name}")))
+    return tuple(checks)
+
+
+def _all_hold(checks: NDArray[np.bool_]) -> bool:
+    # The bytes are searched: `all` costs 2 µs, as much as the ladder's other work together.
+    return b"\0" not in checks.tobytes()
+
+
+def _when(one: Fall) -> int:
+    """Its place in the order of decisions; troubles of fields are decided at once."""
+    return max(one.code, CHECK - 1)

@@ -1,9 +1,9 @@
 """What a model answers: its outputs for n rows, when they are valid, and the decision they mean."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,86 @@ class ValidRange:
         exact = column.astype(np.float64)
         valid = (exact >= self.low) & (exact <= self.high)
         return _any_per_row(~valid)
+
+
+class Validity:
+    """Tells which rows may be given, all outputs of a bundle considered; a label always may."""
+
+    __slots__ = ("_ranges",)
+
+    def __init__(self, outputs: Sequence[OutputSpec]) -> None:
+        self._ranges = tuple(
+            (place, ValidRange(spec)) for place, spec in enumerate(outputs) if spec.kind != "label"
+        )
+
+    def all_hold(self, outputs: ModelOutputs, values: Sequence[list[Any]]) -> bool:
+        """Whether all rows are valid; `values` are the outputs' columns as lists."""
+        for place, valid in self._ranges:
+            answers = values[place]
+            if len(answers) == 1 and valid.is_number:
+                if not valid.low <= answers[0] <= valid.high:
+                    return False
+            elif not valid.all_hold(outputs.values[place], answers):
+                return False
+        return True
+
+    def invalid(self, outputs: ModelOutputs) -> dict[int, int]:
+        """Rows that may not be given, and the first output for which."""
+        found: dict[int, int] = {}
+        for place, valid in self._ranges:
+            for row in np.flatnonzero(valid.invalid_rows(outputs.values[place])).tolist():
+                found.setdefault(row, place)
+        return found
+
+
+def check_answer(spec: OutputSpec, value: Any) -> None:
+    """Refuses what is no valid answer of an output; owners write such in place of a model's.
+
+    `class_probabilities` may be None: a rule need not have an opinion on every class.
+
+    Raises:
+        ValueError: another type, shape or class, not finite, or out of the valid range.
+    """
+    if spec.kind == "label":
+        _check_label(spec, value)
+    elif value is not None or spec.kind != "class_probabilities":
+        _check_numbers(spec, value)
+
+
+def _check_label(spec: OutputSpec, value: Any) -> None:
+    kinds = {"string": str, "bool": bool, "int64": int}
+    if type(value) is not kinds.get(spec.dtype, type(value)):
+        raise ValueError(f"output {spec.name!r}: {value!r} is not a label of type {spec.dtype}")
+    if spec.classes and value not in spec.classes:
+        raise ValueError(
+            f"output {spec.name!r}: {value!r} is none of its classes {list(spec.classes)}"
+        )
+
+
+def _check_numbers(spec: OutputSpec, value: Any) -> None:
+    shape = spec.shape[1:]
+    if not all(type(number) in (int, float) for number in _flat(value)):
+        raise ValueError(f"output {spec.name!r}: {value!r} is not a number, or a list of numbers")
+    try:
+        column = np.asarray([value], np.float64)
+    except (ValueError, OverflowError):  # ragged, or an integer beyond float64
+        column = np.empty(0)
+    fits = column.ndim == len(spec.shape) and all(
+        wanted in (-1, size) for wanted, size in zip(shape, column.shape[1:], strict=True)
+    )
+    if not fits or ValidRange(spec).invalid_rows(column)[0]:
+        raise ValueError(
+            f"output {spec.name!r}: {value!r} is not a valid answer of shape {list(shape)}, "
+            f"finite, from {spec.low} to {spec.high}"
+        )
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in cast("Sequence[Any]", value):
+            yield from _flat(item)
+    else:
+        yield value
 
 
 class Decisions:

@@ -35,12 +35,16 @@ def default_policy(field: Field, trouble: str, *, has_baseline: bool = False) ->
 
 
 def resolve(
-    fields: Sequence[Field], given: Mapping[str, FieldPolicies] | None
+    fields: Sequence[Field],
+    given: Mapping[str, FieldPolicies] | None,
+    *,
+    has_baseline: bool = False,
 ) -> dict[str, dict[Trouble, Policy]]:
     """The policy of every field and every trouble it can have.
 
     Raises:
-        PackingError: an unknown field, trouble or policy, or a value where nothing is repaired.
+        PackingError: an unknown field, trouble or policy, a value where nothing is repaired, or
+            the policy `baseline` where none is packed.
     """
     given = given or {}
     known = {field.name: field for field in fields}
@@ -51,8 +55,10 @@ def resolve(
     resolved: dict[str, dict[Trouble, Policy]] = {}
     for field in fields:
         own = _per_trouble(field, given.get(field.name, {}))
+        if not has_baseline:
+            _refuse_baseline(field, own)
         resolved[field.name] = {
-            trouble: own.get(trouble) or default_policy(field, trouble)
+            trouble: own.get(trouble) or default_policy(field, trouble, has_baseline=has_baseline)
             for trouble in troubles_of(field)
         }
     return resolved
@@ -75,8 +81,15 @@ def _policy(field: Field, trouble: str, given: PolicyName | Policy) -> Policy:
     where = f"policy of field {field.name!r}, {trouble}"
     if policy.policy not in POLICIES:
         raise PackingError(f"{where}: {policy.policy!r} is not a policy; use {list(POLICIES)}")
-    if policy.policy == "baseline":
-        raise PackingError(f"{where}: there is no baseline model; use 'rules', or pack one")
     if policy.value is not None and policy.policy != "repair":
         raise PackingError(f"{where}: only 'repair' takes a value, not {policy.policy!r}")
     return policy
+
+
+def _refuse_baseline(field: Field, policies: Mapping[str, Policy]) -> None:
+    for trouble, policy in policies.items():
+        if policy.policy == "baseline":
+            raise PackingError(
+                f"policy of field {field.name!r}, {trouble}: there is no baseline model; use "
+                "'rules', or pack one"
+            )

@@ -13,9 +13,10 @@ from features.encoding import Encoded
 from features.feature_set import FeatureSet
 from features.fields import FLAG_NAMES
 from models.errors import PackingError
-from models.ladder import MODEL, NO_REASON, NONE, REJECTED, RULES, Ladder
+from models.ladder import MODEL, NO_REASON, REJECTED, RULES, Ladder
 from models.manifest import Fallback, OutputSpec, Threshold
 from models.outputs import NO_DECISION, ModelOutputs
+from models.planning import NONE, Plan, deciding
 from models.policies import default_policy, repair, resolve, troubles_of
 from models.vocabulary import REASONS
 
@@ -74,6 +75,14 @@ def said(*probabilities: float) -> ModelOutputs:
     return ModelOutputs([np.asarray(probabilities, np.float32)])
 
 
+def reasons(plan: Plan) -> dict[int, list[str]]:
+    return {row: [fall.text for fall in falls] for row, falls in plan.falls.items()}
+
+
+def counted(plan: Plan) -> dict[int, str]:
+    return {row: REASONS[deciding(falls).code] for row, falls in plan.falls.items()}
+
+
 # policies
 
 
@@ -83,18 +92,18 @@ def test_a_clean_request_goes_to_the_model_as_it_is():
     assert plan.rung is None
     assert plan.rows is request.rows
     assert plan.asks_model
-    assert plan.repaired is plan.reasons is plan.bad is NONE
+    assert plan.repaired is plan.falls is plan.serious is NONE
 
 
 def test_what_clean_requests_share_cannot_be_written_to():
     with pytest.raises(TypeError, match="shared"):
-        ladder().plan(encoded(GOOD)).reasons[0] = ["x"]  # pyright: ignore[reportIndexIssue]
+        ladder().plan(encoded(GOOD)).falls[0] = []  # pyright: ignore[reportIndexIssue]
 
 
 def test_accepted_troubles_leave_no_mark():
     plan = ladder().plan(encoded({**GOOD, "size": None, "colour": "green"}))
     assert plan.rung is None
-    assert (plan.repaired, plan.reasons) == ({}, {})
+    assert (plan.repaired, plan.falls) == ({}, {})
 
 
 def test_a_repaired_row_is_the_models_and_marked():
@@ -119,8 +128,8 @@ def test_a_repair_can_put_in_a_value_of_its_own():
 def test_the_rules_answer_with_their_reason():
     plan = ladder().plan(encoded(GOOD, {**GOOD, "is_new": None}))
     assert plan.rung == [MODEL, RULES]
-    assert plan.reasons == {1: ["is_new:missing"]}
-    assert plan.metric_reason == {1: REASONS.index("missing")}
+    assert reasons(plan) == {1: ["is_new:missing"]}
+    assert counted(plan) == {1: "missing"}
 
 
 def test_a_rejected_row_names_every_bad_field():
@@ -129,18 +138,18 @@ def test_a_rejected_row_names_every_bad_field():
     plan = ladder(policies).plan(encoded(record))
     assert plan.rung == [REJECTED]
     assert not plan.asks_model
-    named = [(FITTED.fields[place].name, FLAG_NAMES[flag]) for place, flag in plan.bad[0]]
+    named = [(FITTED.fields[place].name, FLAG_NAMES[flag]) for place, flag in plan.serious[0]]
     assert named == [("size", "invalid"), ("weight", "out_of_bounds"), ("is_new", "invalid")]
-    assert plan.metric_reason[0] == REASONS.index("invalid")
+    assert counted(plan) == {0: "invalid"}
 
 
 def test_the_severest_policy_wins_and_all_are_reported():
     policies = {"size": {"out_of_bounds": "repair"}, "colour": {"unknown": "rules"}}
     plan = ladder(policies).plan(encoded({**GOOD, "size": 99.0, "colour": "green", "at": "?"}))
     assert plan.rung == [RULES]
-    assert plan.reasons == {0: ["colour:unknown"]}
+    assert reasons(plan) == {0: ["colour:unknown"]}
     assert plan.repaired == {0: {"size": "out_of_bounds", "at": "invalid"}}
-    assert plan.metric_reason == {0: REASONS.index("unknown")}
+    assert counted(plan) == {0: "unknown"}
 
 
 @pytest.mark.parametrize(("troubles", "rung"), [(1, None), (2, None), (3, [RULES])])
@@ -148,7 +157,7 @@ def test_too_many_repaired_fields_are_too_many(troubles: int, rung: list[int] | 
     bad = dict(list({"size": 99.0, "weight": 99.0, "at": "?"}.items())[:troubles])
     plan = ladder(max_repaired=2).plan(encoded({**GOOD, **bad}))
     assert plan.rung == rung
-    assert plan.reasons == ({0: ["too_many_repaired"]} if rung else {})
+    assert reasons(plan) == ({0: ["too_many_repaired"]} if rung else {})
 
 
 def test_one_bad_row_of_many_leaves_the_others_alone():
@@ -196,7 +205,7 @@ def test_a_table_is_planned_as_its_records_are(
         rungs.plan(encoded(*records)),
         rungs.plan_table(FITTED.encode_table(table)),
     )
-    for name in ("rung", "repaired", "reasons", "bad", "metric_reason"):
+    for name in ("rung", "repaired", "falls", "serious"):
         assert getattr(by_record, name) == getattr(by_table, name)
     assert by_record.rows.tobytes() == by_table.rows.tobytes()
 
@@ -208,9 +217,9 @@ def test_a_row_is_planned_alone_as_among_others(policies: dict[str, Any], record
     for row, record in enumerate(records):
         alone = rungs.plan(encoded(record))
         assert (plan.rung or [MODEL] * len(records))[row] == (alone.rung or [MODEL])[0]
-        assert plan.reasons.get(row) == alone.reasons.get(0)
+        assert plan.falls.get(row) == alone.falls.get(0)
         assert plan.repaired.get(row) == alone.repaired.get(0)
-        assert plan.bad.get(row) == alone.bad.get(0)
+        assert plan.serious.get(row) == alone.serious.get(0)
 
 
 # answers
@@ -304,7 +313,7 @@ def test_answers_do_not_write_into_the_plan():
     ladder().judge(plan, said(0.1, float("nan")))
     ladder().judge(plan, None)
     assert plan.rung == [MODEL, RULES]
-    assert plan.reasons == {1: ["is_new:missing"]}
+    assert reasons(plan) == {1: ["is_new:missing"]}
 
 
 def test_no_rows_have_no_answers():
