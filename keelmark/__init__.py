@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         timestamp,
         where,
     )
+    from features.sklearn_transformer import FeatureTransformer
     from models import Bundle, OnnxModel, Store, pack, pack_tensors, repair
 
 __all__ = [
     "Bundle",
     "FeatureSet",
+    "FeatureTransformer",
     "Fitted",
     "OnnxModel",
     "Store",
@@ -48,7 +50,13 @@ __all__ = [
 ]
 
 
+_OF_EXTRAS = {"FeatureTransformer": "features.sklearn_transformer"}
+"""Names whose modules need a library that not everybody has."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _OF_EXTRAS:
+        return getattr(importlib.import_module(_OF_EXTRAS[name]), name)
     if name in __all__:
         for package in map(importlib.import_module, ("features", "models")):
             if name in package.__all__:
