@@ -68,3 +68,32 @@ BREAKER_STATES: Final = ("closed", "half_open", "open")
 
 OUTPUT_KINDS: Final = ("probability", "class_probabilities", "label", "value", "vector")
 """What an output of a bundle means."""
+
+EVENT_KINDS: Final = (
+    "started",
+    "stopped",
+    "model_loaded",
+    "model_not_loaded",
+    "forced",
+    "access_refused",
+    "log_mended",
+)
+"""What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
+longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out."""
+
+ACCESS: Final = ("viewer", "operator")
+"""Who may do what on the ops port: a viewer reads, an operator changes, too. Metrics and health are
+open to everybody who reaches the port."""
+
+OPS_ERROR_CODES: Final = (
+    "unauthorized",
+    "forbidden",
+    "unsupported_media_type",
+    "invalid",
+    "unknown_model",
+    "unknown_path",
+    "method_not_allowed",
+    "conflict",
+    "internal",
+)
+"""`error.code` of every error answer of the ops port."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -24,11 +25,20 @@ from pydantic_settings import (
 
 PREFIX: Final = "KEELMARK_"
 CONFIG_FILE: Final = "keelmark.toml"
+OTHER_VARIABLES: Final = frozenset({PREFIX + "CONFIG", PREFIX + "TOKEN"})
+"""What commands read from the environment beside the settings."""
 SHIPPED_STORE: Final = Path(__file__).parent.parent / "models" / "shipped"
 
 LONGEST_SECONDS: Final = 86_400
 """A day: more than any of our times is meant to be, and little enough for every clock."""
 
+MOST_DEADLINE_MS: Final = 60_000
+"""The longest deadline that a caller or a setting may give."""
+
+UNSET: Final = {"required_models": "all", "deadline_ms": "the model's"}
+"""What a setting is called that has no value."""
+
+Rung = Literal["baseline", "rules"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -57,6 +67,11 @@ class Settings(BaseSettings):
     ops_port: int = _setting(
         8081, "Ops port: metrics and health. 0 takes a free one.", ge=0, le=65535
     )
+    ops_hosts: tuple[str, ...] = _setting(
+        (),
+        "Names besides loopback's and `ops_host` under which operators reach the ops port, as a "
+        "JSON list; calls for any other `Host` are refused there.",
+    )
     store: Path = _setting(
         SHIPPED_STORE,
         "Folder of bundles, `<name>/<version>/`. The default is the store that comes with the "
@@ -71,6 +86,28 @@ class Settings(BaseSettings):
         None,
         "Models without which the server is not ready, as a JSON list. By default all models of "
         "the store.",
+    )
+    force: tuple[str, ...] = _setting(
+        (),
+        "`MODEL=rules` or `MODEL=baseline`: this rung answers for the model, with the reason "
+        "`operator`, until a start without it.",
+    )
+    deadline_ms: float | None = _setting(
+        None,
+        "How long a caller waits who does not say it with `Keelmark-Deadline-Ms`: what the model "
+        "cannot answer by then is answered by a lower rung. By default four times the model's "
+        "latency objective, or 1000.",
+        unit="ms",
+        ge=1,
+        le=MOST_DEADLINE_MS,
+        allow_inf_nan=False,
+    )
+    queue_requests: int = _setting(
+        256,
+        "Requests that may wait for the thread in which long runs are made; more are answered by a "
+        "lower rung, or 503.",
+        unit="requests",
+        ge=1,
     )
     max_body_bytes: int = _setting(
         10 * 1024 * 1024, "Larger request bodies are answered 413.", unit="bytes", ge=1
@@ -129,6 +166,28 @@ class Settings(BaseSettings):
         "auto",
         "Text log as `json` lines or for people (`console`); `auto` is console on a terminal.",
     )
+
+    @field_validator("force")
+    @classmethod
+    def _check_forced(cls, force: tuple[str, ...]) -> tuple[str, ...]:
+        models = [entry.partition("=")[0] for entry in force]
+        for entry in force:
+            model, _, rung = entry.partition("=")
+            if not model or rung not in get_args(Rung):
+                raise PydanticCustomError(
+                    "force",
+                    "{entry} is not MODEL=rules or MODEL=baseline",
+                    {"entry": repr(entry)},
+                )
+            if models.count(model) > 1:
+                raise PydanticCustomError("force", "{model} is there twice", {"model": model})
+        return force
+
+    @property
+    def forced_rungs(self) -> dict[str, Rung]:
+        """The rung that answers for a model, by the model's name."""
+        pairs = (entry.partition("=") for entry in self.force)
+        return {model: rung for model, _, rung in pairs if rung in ("baseline", "rules")}
 
     @classmethod
     def settings_customise_sources(
@@ -200,9 +259,10 @@ def variable_of(name: str) -> str:
 def type_of(field: FieldInfo) -> str:
     """The type as the documentation writes it."""
     names = {"Path": "path", "str": "text", "int": "integer", "float": "number"}
-    choices = get_args(field.annotation)
-    if not choices:
-        return names[getattr(field.annotation, "__name__", "str")]
+    # An optional one is of its own type: nobody writes None.
+    choices = [choice for choice in get_args(field.annotation) if choice is not type(None)]
+    if not choices or (len(choices) == 1 and choices[0] in (int, float)):
+        return names[getattr(choices[0] if choices else field.annotation, "__name__", "str")]
     is_choice = all(isinstance(choice, str) for choice in choices)
     return " | ".join(choices) if is_choice else "list of texts"
 
@@ -211,7 +271,11 @@ def shown(name: str, value: Any) -> str:
     """A value as the settings table prints it, without the path of this installation."""
     if name == "store" and value == SHIPPED_STORE:
         return "the shipped store"
-    return "all" if name == "required_models" and value is None else str(value)
+    if value == ():
+        return "none"
+    if value is None:
+        return UNSET.get(name, str(value))
+    return str(value)
 
 
 def _config_path() -> Path:
@@ -246,7 +310,7 @@ def _from_environment() -> dict[str, Any]:
 
 
 def _unknown_variables() -> tuple[str, ...]:
-    known = {variable_of(name) for name in Settings.model_fields} | {PREFIX + "CONFIG"}
+    known = {variable_of(name) for name in Settings.model_fields} | OTHER_VARIABLES
     strange = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     return tuple(
         f"{name} is set in the environment but is no setting{_guess(name, known)}"

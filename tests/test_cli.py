@@ -18,6 +18,8 @@ from models.tensor_packing import pack_tensors
 from server.cli import main
 from server.cli.exits import DONE, REFUSED, UNAVAILABLE, USAGE
 from server.cli.tables import Chunk, table_writer
+from server.events import EventLog
+from server.tokens import Tokens
 from tests.serving import serving
 from tests.test_tensor_packing import EXAMPLES, two_inputs
 from tests.tiny import GOOD, NAME, SECRET, pack_tiny, table
@@ -431,3 +433,53 @@ def test_demo_shows_a_summary_to_people(run: Run, tmp_path: Path, monkeypatch: p
     assert "20 flights" in ran.out
     assert "really late" in ran.out
     assert "2013-12-24" in ran.out
+
+
+# tokens and events
+
+
+def test_a_token_is_printed_once_listed_and_revoked(run: Run, tmp_path: Path):
+    folder = tmp_path / "state"
+    made = run("token", "add", "ann", "--access", "operator", "--state-dir", folder)
+    assert made.code == DONE
+    accepted = Tokens(folder)
+    found = accepted.find(made.out.strip())
+    assert found is not None
+    assert (found.name, found.access) == ("ann", "operator")
+    listed = run("token", "list", "--state-dir", folder, "--json")
+    assert listed.json == [{"name": "ann", "access": "operator"}]
+    assert run("token", "revoke", "ann", "--state-dir", folder).code == DONE
+    assert accepted.find(made.out.strip()) is None
+
+
+def test_a_taken_name_and_a_missing_token_are_refused(run: Run, tmp_path: Path):
+    assert run("token", "add", "ann", "--state-dir", tmp_path).code == DONE
+    taken = run("token", "add", "ann", "--state-dir", tmp_path)
+    assert (taken.code, taken.out) == (REFUSED, "")
+    assert "'ann' already" in taken.complaint
+    missing = run("token", "revoke", "bob", "--state-dir", tmp_path)
+    assert missing.code == REFUSED
+    assert "no token 'bob'" in missing.complaint
+    assert "there is ann" in missing.complaint
+    assert run("token", "add", "two words", "--state-dir", tmp_path).code == USAGE
+
+
+def test_the_latest_events_are_shown(run: Run, tmp_path: Path):
+    log = EventLog(tmp_path)
+    for number in range(5):
+        log.append("forced", who="ann", model="flights", after=f"rules{number}")
+    shown = run("events", "--last", 2, "--state-dir", tmp_path, "--json")
+    assert [(event["n"], event["after"]) for event in shown.json] == [(4, "rules3"), (5, "rules4")]
+    assert "ann" in run("events", "--state-dir", tmp_path).out
+
+
+def test_a_log_that_somebody_has_changed_ends_with_1(run: Run, tmp_path: Path):
+    log = EventLog(tmp_path)
+    for _ in range(3):
+        log.append("forced", who="ann")
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(lines[0] + lines[2])
+    shown = run("events", "--state-dir", tmp_path, "--json")
+    assert shown.code == REFUSED
+    assert [event["n"] for event in shown.json] == [1]
+    assert "line 2 does not follow" in shown.complaint

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from typer.core import TyperOption
 
-from models.vocabulary import ERROR_CODES
+from models.vocabulary import ERROR_CODES, EVENT_KINDS
 from server import Settings, create_app, create_ops_app
 from server.asgi_lane import READ, TEMPLATE
 from server.cli import app, exits
@@ -93,16 +93,18 @@ def test_every_header_that_is_sent_is_documented(name: str):
 def options_of(name: str) -> set[str]:
     """The long options of a command, but --help."""
     command = typer.main.get_command(app).commands[name]  # pyright: ignore[reportAttributeAccessIssue]
+    commands = [command, *getattr(command, "commands", {}).values()]
     return {
         option
-        for parameter in command.params
+        for each in commands
+        for parameter in each.params
         if isinstance(parameter, TyperOption)
         for option in parameter.opts
         if option.startswith("--") and option != "--help"
     }
 
 
-@pytest.mark.parametrize("name", ["serve", "verify", "inspect", "predict", "demo"])
+@pytest.mark.parametrize("name", sorted(typer.main.get_command(app).commands))  # pyright: ignore[reportAttributeAccessIssue]
 def test_every_command_and_option_is_documented(name: str):
     section = re.search(
         rf"^## keelmark {name}\n(.*?)(?=^## |\Z)", COMMANDS, re.MULTILINE | re.DOTALL
@@ -116,7 +118,13 @@ def test_every_command_and_option_is_documented(name: str):
 
 def test_there_is_no_command_without_a_section():
     commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
-    assert set(re.findall(r"^## keelmark (\w+)", COMMANDS, re.MULTILINE)) == set(commands)
+    assert set(re.findall(r"^## keelmark ([\w-]+)", COMMANDS, re.MULTILINE)) == set(commands)
+
+
+def test_every_kind_of_event_is_documented():
+    section = COMMANDS.split("## keelmark events")[1].split("\n## ")[0]
+    listed = "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", listed)) == set(EVENT_KINDS)
 
 
 def test_every_exit_code_is_documented():

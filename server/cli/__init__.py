@@ -9,7 +9,7 @@ import typer
 
 from features.errors import FeatureError
 from models.errors import ServingError
-from server.cli import demo, inspect, predict, serve, verify
+from server.cli import demo, events, inspect, predict, serve, token, verify
 from server.cli.exits import code_of
 from server.cli.show import complain
 from server.settings import SettingsError
@@ -29,6 +29,8 @@ app.command()(verify.verify)
 app.command()(inspect.inspect)
 app.command()(predict.predict)
 app.command()(demo.demo)
+app.command()(events.events)
+app.add_typer(token.app, name="token")
 
 
 @app.callback()

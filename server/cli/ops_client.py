@@ -1,0 +1,94 @@
+"""How commands reach a running server: its address and token from the state folder, or as told."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from models.errors import StoreError
+from server.settings import SettingsError, load
+from server.state_folder import running_server
+from server.tokens import own_token
+
+VARIABLE: Final = "KEELMARK_TOKEN"
+TIMEOUT_SECONDS: Final = 30.0
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(help="State folder of the server; else as `keelmark serve` would take it."),
+]
+OpsUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--server", help="URL of the ops port; else of the server that has the state folder."
+    ),
+]
+
+
+class ServerSaysNo(Exception):
+    """A call that the server refused; the message is the server's."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status: Final = status
+        self.code: Final = code
+
+
+def state_folder_of(given: Path | None) -> Path:
+    """The state folder that a server started here would have."""
+    return given or load().settings.state_dir
+
+
+def call(
+    path: str, body: dict[str, Any] | None = None, *, server: str | None, state_dir: Path | None
+) -> Any:
+    """The JSON answer of a running server; POST where there is a body, else GET.
+
+    Raises:
+        StoreError: no server runs there, or it does not answer.
+        ServerSaysNo: it refused.
+    """
+    folder = state_folder_of(state_dir)
+    base = (server or _url(folder)).rstrip("/")
+    headers = {"Authorization": f"Bearer {_token(folder)}", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    if not base.startswith(("http://", "https://")):
+        raise SettingsError(f"--server {base!r} is no URL; use such as http://127.0.0.1:8081")
+    request = urllib.request.Request(base + path, data, headers)  # noqa: S310  (checked above)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as refused:
+        raise _no(refused) from refused
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{base} does not answer as a keelmark ops port does ({error}); is it the ops port, "
+            "and does the server run?"
+        ) from error
+
+
+def _url(folder: Path) -> str:
+    ports = running_server(folder)
+    if ports is None:
+        raise StoreError(
+            f"no server runs with the state folder {folder}; start one, name its folder with "
+            "--state-dir, or its ops port with --server"
+        )
+    return ports.ops
+
+
+def _token(folder: Path) -> str:
+    token = os.environ.get(VARIABLE, "")
+    return token or own_token(folder, make=False)
+
+
+def _no(refused: urllib.error.HTTPError) -> ServerSaysNo:
+    try:
+        error = json.load(refused)["error"]
+        return ServerSaysNo(refused.code, str(error["code"]), str(error["message"]))
+    except (ValueError, LookupError, TypeError):
+        return ServerSaysNo(refused.code, "internal", f"it answered {refused.code}")
