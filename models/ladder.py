@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from features.fields import FLAG_NAMES, Field
 from models.baseline import Baseline
 from models.manifest import Decision, Fallback, OutputSpec
-from models.outputs import NO_DECISION, Decisions, ModelOutputs, Validity
+from models.outputs import NO_DECISION, Decisions, Invalid, ModelOutputs, Validity
 from models.planning import (
     BASELINE,
     MODEL,
@@ -57,9 +57,9 @@ class Answers:
         failed_checks: row to the names of the checks that do not hold for it.
         bad_checks: row to those of them that reject it.
         rule: row to the rule that answered it.
-        rule_errors: places in `Ladder.rules.names` of rules that raised, once each time.
-        invalid_outputs: row to the first output that could not be given, of rows that the model
-            was to answer.
+        rule_errors: row to the places in `Ladder.rules.names` of rules that raised.
+        invalid_outputs: row to the first output that could not be given and why, of rows that the
+            model was to answer.
     """
 
     outcome: list[int]
@@ -73,8 +73,8 @@ class Answers:
     failed_checks: Mapping[int, tuple[str, ...]] = NONE
     bad_checks: Mapping[int, list[str]] = NONE
     rule: Mapping[int, str] = NONE
-    rule_errors: Sequence[int] = ()
-    invalid_outputs: Mapping[int, int] = NONE
+    rule_errors: Mapping[int, tuple[int, ...]] = NONE
+    invalid_outputs: Mapping[int, Invalid] = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ class Ladder(Planner):
     ) -> None:
         """Only rows that are still the model's: of the others it was not asked."""
         invalid = self._validity.invalid(outputs)
-        lost = {row: place for row, place in invalid.items() if row not in falls}
+        lost = {row: why for row, why in invalid.items() if row not in falls}
         for row in lost:
             falls[row] = [fall(self.next_rung, "output_invalid")]
         answers.invalid_outputs = lost or NONE
@@ -279,7 +279,7 @@ class Ladder(Planner):
     ) -> None:
         by_baseline = self._ask_baseline(plan, answers)
         rule: dict[int, str] = {}
-        errors: list[int] = []
+        errors: dict[int, tuple[int, ...]] = {}
         for row, found in falls.items():
             if answers.outcome[row] == REJECTED:
                 said = [None] * len(answers.values)
@@ -288,12 +288,13 @@ class Ladder(Planner):
             else:
                 seen = self._seen(plan, row, deciding(found).text)
                 place, raised = self.rules.first(*seen)
-                errors += (one.rule for one in raised)
+                if raised:
+                    errors[row] = tuple(one.rule for one in raised)
                 said, rule[row] = self.rules.answers[place], self.rules.names[place]
                 answers.outcome[row] = RULES
             for column, value in zip(answers.values, said, strict=True):
                 column[row] = value
-        answers.rule, answers.rule_errors = rule or NONE, errors
+        answers.rule, answers.rule_errors = rule or NONE, errors or NONE
 
     def _ask_baseline(self, plan: Plan, answers: Answers) -> dict[int, list[Any]]:
         """What the baseline answers of the rows that are to be its; the others get a reason more.

@@ -3,13 +3,16 @@
 Each is a *note* of the bundle, one bit of a row in the counters' ring.
 """
 
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Final
 
 from models.bundle import Bundle
+from models.ladder import MODEL, RULES, Answers
 from models.policies import troubles_of
 from models.vocabulary import DEFAULT_RULE, OUTPUT_TROUBLES
 from server.layout import Note
+from server.regions import NO_NOTES
 
 REPAIRED: Final = "repaired"
 CHECK: Final = "check"
@@ -34,3 +37,42 @@ def notes_of(bundle: Bundle) -> tuple[Note, ...]:
         *((RULE, name) for name in (*rules, DEFAULT_RULE)),
         *((RULE_ERROR, name) for name in rules),
     )
+
+
+class NoteWriter:
+    """Finds the notes of answered rows. Immutable; every request of the bundle shares it."""
+
+    __slots__ = ("_bits", "_outputs", "_rules")
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bits = {note: 1 << place for place, note in enumerate(notes_of(bundle))}
+        self._outputs = [output.name for output in bundle.outputs]
+        self._rules = [rule.name for rule in bundle.fallback.rules]
+
+    def notes(self, answers: Answers) -> Mapping[int, int]:
+        """The bits of each row that has notes; ready for `Counter.write`.
+
+        A repair counts where the model then answered, and a rule where its answer was given: a
+        strict caller may have got an error instead. What failed counts whatever became of the row.
+        """
+        # A row below the model has reasons, and so has one of which a rule or a check speaks.
+        if not (answers.repaired or answers.reasons):
+            return NO_NOTES
+        found: dict[int, int] = {}
+        for row, note in self._notes(answers):
+            found[row] = found.get(row, 0) | self._bits[note]
+        return found
+
+    def _notes(self, answers: Answers) -> Iterator[tuple[int, Note]]:
+        for row, troubles in answers.repaired.items():
+            if answers.outcome[row] == MODEL:
+                yield from ((row, (REPAIRED, *repair)) for repair in troubles.items())
+        for row, checks in answers.failed_checks.items():
+            yield from ((row, (CHECK, name)) for name in checks)
+        for row, why in answers.invalid_outputs.items():
+            yield row, (OUTPUT, self._outputs[why.output], why.trouble)
+        for row, rule in answers.rule.items():
+            if answers.outcome[row] == RULES:
+                yield row, (RULE, rule)
+        for row, rules in answers.rule_errors.items():
+            yield from ((row, (RULE_ERROR, self._rules[place])) for place in rules)

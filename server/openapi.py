@@ -5,13 +5,14 @@ bad value is refused only where its policy is `reject`, elsewhere the record is 
 answer marked. Clients made from the page, and testers driven by it, then expect what happens.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from features.fields import Field
 from models.bundle import Bundle
 from models.manifest import OutputSpec, Policy
-from models.vocabulary import ERROR_CODES, SERVED_BY, TROUBLES
+from models.policies import troubles_of
+from models.vocabulary import ERROR_CODES, REASONS, SERVED_BY, TROUBLES
 from server.protocols.predict import STATUS
 from server.routes import RouteTable
 from server.settings import Settings
@@ -43,10 +44,11 @@ SAID_OF: Final = {
     413: "A larger body, or a longer list, than this server takes.",
     415: "Not JSON.",
     422: "Nobody answers the record: `fields` names each bad field, what was expected and what "
-    "came. Of a list: if no row was answered.",
+    "came, and each check across fields that rejects it. Of a list: if no row was answered.",
     500: "A defect of the server. Its log has the reason under `request_id`.",
-    503: "Overloaded, draining or not loaded; see `Retry-After`.",
-    504: "Not answered in time.",
+    503: "Overloaded, draining or not loaded; or strict, and the model itself did not answer. See "
+    "`Retry-After`.",
+    504: "Not answered within the deadline, and no lower rung could stand in for the model.",
 }
 """What each error status means, as the page says it."""
 
@@ -78,6 +80,14 @@ Request headers: `Keelmark-Strict: 1` asks for the model's own answer to an unre
 nothing: any other row gets an error, 422 because of the record, 503 or 504 because of the server.
 `traceparent` comes back as it was sent.
 """
+LADDER: Final = """
+Who answers a record: the model{baseline}, else the rules ({rules}). `served_by` says who it was,
+`reasons` why it was not the model.
+"""
+CHECKS: Final = """
+Checks across fields, which no schema of a record can say:
+
+"""
 
 
 def _operation(bundle: Bundle, settings: Settings) -> Schema:
@@ -86,7 +96,7 @@ def _operation(bundle: Bundle, settings: Settings) -> Schema:
         "operationId": f"predict_{name}",
         "tags": ["predictions"],
         "summary": f"Answers of model {name}, version {bundle.version}",
-        "description": f"{bundle.manifest.description}\n{HEADERS}",
+        "description": _description(bundle),
         "parameters": _parameters(bundle),
         "requestBody": {
             "required": True,
@@ -94,6 +104,21 @@ def _operation(bundle: Bundle, settings: Settings) -> Schema:
         },
         "responses": {"200": _answered(bundle)} | _errors(bundle),
     }
+
+
+def _description(bundle: Bundle) -> str:
+    """What the model is for, who answers when it does not, and what no schema can say."""
+    ladder = LADDER.format(
+        baseline=", else a simpler baseline model" if _has_baseline(bundle) else "",
+        rules=", ".join(f"`{name}`" for name in rule_names(bundle)),
+    )
+    checks = "".join(
+        f"- `{check.name}`: {check.text}. Where it does not hold, the record is "
+        f"{WHAT_HAPPENS[check.policy]}.\n"
+        for check in bundle.fallback.checks
+    )
+    told = f"{CHECKS}{checks}" if checks else ""
+    return f"{bundle.manifest.description}\n{ladder}{told}{HEADERS}"
 
 
 def _parameters(bundle: Bundle) -> list[Schema]:
@@ -145,7 +170,7 @@ def _answered(bundle: Bundle) -> Schema:
             "Keelmark-Version": {"schema": {"type": "string"}, "required": True},
             "Keelmark-Served-By": {
                 "description": "Who answered; of a list the lowest rung.",
-                "schema": {"type": "string", "enum": list(SERVED_BY)},
+                "schema": {"type": "string", "enum": _rungs(bundle)},
                 "required": True,
             },
         },
@@ -167,7 +192,7 @@ def _errors(bundle: Bundle) -> Schema:
     answers = {"$ref": f"#/components/schemas/{bundle.name}.answers"}
     responses: Schema = {}
     for status in sorted(SAID_OF):
-        schema = error_schema(codes_of(status))
+        schema = error_schema(codes_of(status), checks=check_names(bundle))
         if status in (422, 500, 503, 504):
             schema = {"anyOf": [schema, answers]}
         responses[str(status)] = error_response(status, schema)
@@ -192,8 +217,8 @@ def codes_of(status: int) -> list[str]:
     return [*own, "strict"] if status in (503, 504) else own
 
 
-def error_schema(codes: Iterable[str]) -> Schema:
-    """The one shape of every error body."""
+def error_schema(codes: Iterable[str], *, checks: Sequence[str] = ()) -> Schema:
+    """The one shape of every error body; `checks` are those that a record may fail."""
     return {
         "type": "object",
         "required": ["error"],
@@ -205,20 +230,21 @@ def error_schema(codes: Iterable[str]) -> Schema:
                     "code": {"type": "string", "enum": list(codes)},
                     "message": {"type": "string"},
                     "request_id": {"type": "string"},
-                    "fields": {"type": "array", "items": _bad_field()},
+                    "fields": {"type": "array", "items": _bad_field(checks)},
                 },
             }
         },
     }
 
 
-def _bad_field() -> Schema:
+def _bad_field(checks: Sequence[str]) -> Schema:
     return {
         "type": "object",
         "required": ["row"],
         "properties": {
             "row": {"type": "integer", "minimum": 0},
             "field": {"type": "string"},
+            "check": {"type": "string"} | ({"enum": list(checks)} if checks else {}),
             "trouble": {"type": "string", "enum": list(TROUBLES)},
             "expected": {"type": "string"},
             "got": {"type": "string", "maxLength": 64},
@@ -338,7 +364,7 @@ def answer_schema(bundle: Bundle) -> Schema:
 
 
 def _answers_schema(bundle: Bundle) -> Schema:
-    error = error_schema(["rejected_record", "strict", "internal"])
+    error = error_schema(["rejected_record", "strict", "internal"], checks=check_names(bundle))
     error["properties"]["error"]["required"] = ["code", "message"]
     return {
         "type": "object",
@@ -373,7 +399,12 @@ def _row_schema(bundle: Bundle) -> Schema:
         properties["outputs"] = {"type": "object", "required": [*outputs], "properties": outputs}
     required = [*properties, "served_by"]
     properties |= {
-        "served_by": {"type": "string", "enum": list(SERVED_BY)},
+        "served_by": {"type": "string", "enum": _rungs(bundle)},
+        "rule": {
+            "type": "string",
+            "description": "Of the rules the one that matched; there where they answered.",
+            "enum": rule_names(bundle),
+        },
         "repaired": {
             "type": "object",
             "description": "Fields that were repaired, and what was wrong with them.",
@@ -382,10 +413,36 @@ def _row_schema(bundle: Bundle) -> Schema:
         "reasons": {
             "type": "array",
             "description": "Why it was not the model that answered.",
-            "items": {"type": "string"},
+            "items": {"type": "string", "enum": reasons_of(bundle)},
         },
     }
     return {"type": "object", "required": required, "properties": properties}
+
+
+def reasons_of(bundle: Bundle) -> list[str]:
+    """Everything that an answer of this bundle may say in `reasons`."""
+    return [
+        *(f"{field.name}:{trouble}" for field in bundle.fields for trouble in troubles_of(field)),
+        *(f"check:{name}" for name in check_names(bundle)),
+        *REASONS[len(TROUBLES) + 1 :],
+    ]
+
+
+def rule_names(bundle: Bundle) -> list[str]:
+    """The rules in their order; the last one always answers."""
+    return list(bundle.ladder.rules.names)
+
+
+def check_names(bundle: Bundle) -> list[str]:
+    return [check.name for check in bundle.fallback.checks]
+
+
+def _has_baseline(bundle: Bundle) -> bool:
+    return bundle.manifest.baseline is not None
+
+
+def _rungs(bundle: Bundle) -> list[str]:
+    return [rung for rung in SERVED_BY if rung != "baseline" or _has_baseline(bundle)]
 
 
 def output_schema(output: OutputSpec) -> Schema:

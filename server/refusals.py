@@ -1,10 +1,10 @@
-"""Why a row gets an error: it is no record, a policy rejects it, or strict says no.
+"""Why a row gets an error: it is no record, a policy or a check rejects it, or strict says no.
 
-Messages name fields and what was expected; what came is repeated only where the field is not
-sensitive.
+Messages name fields and checks and what was expected; what came is repeated only where the field is
+not sensitive.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from features.fields import FLAG_NAMES
 from models.bundle import Bundle
 from models.ladder import MODEL, REJECTED, Answers
 from models.outputs import NO_DECISION
-from models.vocabulary import OUTCOMES
+from models.vocabulary import OUTCOMES, REASONS
 
 LONGEST_SHOWN: Final = 64
 """Characters of a bad value that an error repeats."""
@@ -28,23 +28,33 @@ KINDS: Final[Mapping[type, str]] = {
 }
 """JSON types by what they are decoded to; any other is a number."""
 
-OURS: Final = frozenset(
-    {"output_invalid", "model_error", "overload", "breaker", "selftest", "operator"}
-)
-"""Reasons that no record is to blame for: a strict caller gets 503, not 422."""
+OURS: Final[Mapping[str, str]] = {
+    "output_invalid": "its answer was not a valid one",
+    "model_error": "it failed",
+    "deadline": "it would not have been in time",
+    "overload": "too many requests wait for it",
+    "breaker": "it has failed too often and is left alone for a while",
+    "selftest": "it does not pass its own test",
+    "operator": "an operator has taken it out of service",
+}
+"""Reasons that no record is to blame for, in words: a strict caller gets 503 or 504, not 422."""
 
-UNPROCESSABLE: Final = 422
+UNPROCESSABLE, UNAVAILABLE, LATE = 422, 503, 504
 FAILED: Final = OUTCOMES.index("failed")
 
 _json = msgspec.json.Encoder().encode
 
 
 class BadField(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry of `error.fields`. `got` is left out where nothing came or nothing may be shown."""
+    """One entry of `error.fields`: a field, or a check across fields, of a row.
+
+    `got` is left out where nothing came or nothing may be shown.
+    """
 
     # No default: row 0 is said too.
     row: int
     field: str | None = None
+    check: str | None = None
     trouble: str | None = None
     expected: str | None = None
     got: str | None = None
@@ -92,7 +102,7 @@ def errors_of(
         if row in strays:
             errors[place] = _not_an_object(row, strays[row])
         elif place in answers.bad:
-            errors[place] = _rejected(bundle, row, record, answers.bad[place])
+            errors[place] = _rejected(bundle, row, record, answers, place)
         elif is_strict and (answers.outcome[place] != MODEL or place in answers.repaired):
             errors[place] = _strict(bundle, row, record, answers, place)
     for place, error in errors.items():
@@ -105,19 +115,22 @@ def _not_an_object(row: int, item: Any) -> RowError:
     return RowError(
         "rejected_record",
         "this item is not a JSON object; send an object with the model's fields",
-        422,
+        UNPROCESSABLE,
         (BadField(row, expected="object", got=kind_of(item)),),
     )
 
 
 def _rejected(
-    bundle: Bundle, row: int, record: dict[str, Any], troubles: Sequence[tuple[int, int]]
+    bundle: Bundle, row: int, record: dict[str, Any], answers: Answers, place: int
 ) -> RowError:
-    bad = tuple(_bad_field(bundle, row, record, *trouble) for trouble in troubles)
+    bad = (
+        *(_bad_field(bundle, row, record, *trouble) for trouble in answers.bad[place]),
+        *_bad_checks(bundle, row, answers.bad_checks.get(place, ())),
+    )
     return RowError(
         "rejected_record",
         f"nobody answers this record: {_names(bad)}. Send what `expected` says, and try again.",
-        422,
+        UNPROCESSABLE,
         bad,
     )
 
@@ -125,34 +138,48 @@ def _rejected(
 def _strict(
     bundle: Bundle, row: int, record: dict[str, Any], answers: Answers, place: int
 ) -> RowError:
-    """Strict said no: because of the record (422), or because of us (503)."""
-    reasons = answers.reasons.get(place, [])
-    if ours := [reason for reason in reasons if reason in OURS]:
+    """Strict said no: because of the record (422), or because of us (503, or 504 if too late).
+
+    A record that was repaired is a cause whatever else happened: sent again, it is repaired again.
+    """
+    code = answers.reason[place]
+    why = REASONS[code] if code < len(REASONS) else ""
+    if why in OURS and place not in answers.repaired:
         return RowError(
             "strict",
-            f"the model itself could not answer ({ours[0]}) and Keelmark-Strict asked for nothing "
-            "less. Try again, or without the header.",
-            503,
+            f"the model itself did not answer ({why}: {OURS[why]}) and Keelmark-Strict asked for "
+            "nothing less. Try again, or without the header.",
+            LATE if why == "deadline" else UNAVAILABLE,
         )
-    repaired = answers.repaired.get(place, {})
-    troubles = [*repaired.items(), *(_field_and_trouble(r) for r in reasons if ":" in r)]
-    places = {field.name: index for index, field in enumerate(bundle.fields)}
-    bad = tuple(
-        _bad_field(bundle, row, record, places[name], FLAG_NAMES.index(trouble))
-        for name, trouble in troubles
+    bad = (
+        *_troubled(bundle, row, record, answers, place),
+        *_bad_checks(bundle, row, answers.failed_checks.get(place, ())),
     )
     return RowError(
         "strict",
         f"not answered as sent by the model: {_names(bad)}. Correct the record, or leave "
         "Keelmark-Strict out to get the marked answer.",
-        422,
+        UNPROCESSABLE,
         bad,
     )
 
 
-def _field_and_trouble(reason: str) -> tuple[str, str]:
-    name, _, trouble = reason.rpartition(":")
-    return name, trouble
+def _troubled(
+    bundle: Bundle, row: int, record: dict[str, Any], answers: Answers, place: int
+) -> Iterator[BadField]:
+    """Fields that were repaired, or that sent the row to a lower rung."""
+    places = {field.name: index for index, field in enumerate(bundle.fields)}
+    reasons = (reason.rpartition(":") for reason in answers.reasons.get(place, ()))
+    fallen = [(name, trouble) for name, _, trouble in reasons if name in places]
+    for name, trouble in (*answers.repaired.get(place, {}).items(), *fallen):
+        # A field may be called `check`: what follows it then need not be a trouble.
+        if trouble in FLAG_NAMES:
+            yield _bad_field(bundle, row, record, places[name], FLAG_NAMES.index(trouble))
+
+
+def _bad_checks(bundle: Bundle, row: int, names: Iterable[str]) -> Iterator[BadField]:
+    texts = {check.name: check.text for check in bundle.fallback.checks}
+    return (BadField(row, check=name, expected=texts[name]) for name in names)
 
 
 def _bad_field(bundle: Bundle, row: int, record: dict[str, Any], place: int, flag: int) -> BadField:
@@ -161,6 +188,7 @@ def _bad_field(bundle: Bundle, row: int, record: dict[str, Any], place: int, fla
     return BadField(
         row,
         field.name,
+        None,
         FLAG_NAMES[flag],
         bundle.encoder.describe(place),
         shown(record[field.name]) if is_shown else None,
@@ -168,11 +196,13 @@ def _bad_field(bundle: Bundle, row: int, record: dict[str, Any], place: int, fla
 
 
 def _names(bad: Sequence[BadField]) -> str:
-    return ", ".join(f"{item.field} is {_words(item.trouble)}" for item in bad)
+    return ", ".join(map(_said, bad))
 
 
-def _words(trouble: str | None) -> str:
-    return (trouble or "bad").replace("_", " ")
+def _said(bad: BadField) -> str:
+    if bad.check is not None:
+        return f"check {bad.check} does not hold"
+    return f"{bad.field} is {(bad.trouble or 'bad').replace('_', ' ')}"
 
 
 def shown(value: Any) -> str:

@@ -76,6 +76,7 @@ def test_what_the_rules_answer_says_why(server: Client):
         "prediction": 0.25,
         "decision": "no",
         "served_by": "rules",
+        "rule": "default",
         "reasons": ["member:invalid"],
     }
 

@@ -201,6 +201,8 @@ class AnswerWriter:
         if row in answers.repaired:
             pieces += (b',"repaired":', _encode(answers.repaired[row]))
         if row in answers.reasons:
+            if row in answers.rule:
+                pieces += (b',"rule":', _encode(answers.rule[row]))
             pieces += (b',"reasons":', _encode(answers.reasons[row]))
         return pieces
 
