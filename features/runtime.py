@@ -5,7 +5,7 @@ the import; the variable is set here so that no caller can forget it.
 """
 
 import os
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,17 @@ CHUNK_ROWS: Final = 1024
 version: Final[str] = ort.__version__
 
 
+class Tensor(NamedTuple):
+    """An input or output as a model declares it.
+
+    `type` is onnxruntime's word, as `tensor(float)`; a dimension of any size is a text or None.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+
 class Session:
     """A model opened on the CPU with one thread. `run` may be called from several threads at once.
 
@@ -29,7 +40,7 @@ class Session:
     row).
     """
 
-    __slots__ = ("_input", "_names", "_run")
+    __slots__ = ("_input", "_names", "_run", "gives", "takes")
 
     def __init__(self, model: bytes | str | os.PathLike[str]) -> None:
         session = ort.InferenceSession(
@@ -37,9 +48,11 @@ class Session:
             session_options(),
             providers=["CPUExecutionProvider"],
         )
+        self.takes = tuple(_tensor(tensor) for tensor in session.get_inputs())
+        self.gives = tuple(_tensor(tensor) for tensor in session.get_outputs())
         self._run: Any = session.run
-        self._input: str = session.get_inputs()[0].name
-        self._names: list[str] = [output.name for output in session.get_outputs()]
+        self._input: str = self.takes[0].name
+        self._names: list[str] = [output.name for output in self.gives]
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -52,6 +65,10 @@ class Session:
     def run_named(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """All outputs of a model with several inputs."""
         return self._run(self._names, inputs)
+
+
+def _tensor(declared: Any) -> Tensor:
+    return Tensor(declared.name, declared.type, tuple(declared.shape))
 
 
 def session_options() -> ort.SessionOptions:

@@ -14,23 +14,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from features import runtime
 from features.encode_record import RecordEncoder
 from features.errors import FeatureError
 from features.feature_set import Fitted
 from features.fields import Field
 from features.runtime import Session
-from models.errors import BundleCorrupt, FeaturesMismatch, FormatUnknown
-from models.integrity import Contents, check_unchanged, verified
+from models.baseline import Baseline
+from models.errors import BundleCorrupt, FeaturesMismatch
+from models.integrity import Contents, verified
 from models.ladder import Ladder
 from models.manifest import (
     AGAIN,
+    BASELINE,
     FALLBACK,
     FEATURES,
     GOLDEN,
     MANIFEST,
-    MODEL,
     REFERENCE,
+    BaselineInfo,
     Fallback,
     Golden,
     Manifest,
@@ -41,10 +42,11 @@ from models.manifest import (
 )
 from models.measures import Measures
 from models.outputs import MOST_DECISIONS, Decisions, ModelOutputs
+from models.policies import troubles_of
 from models.reference import Reference
+from models.rules import Rules
+from models.sessions import model_session, open_baseline
 
-FEATURES_OUTPUT: Final = "features"
-CHECKS_OUTPUT: Final = "checks"
 DTYPES: Final = {
     "float32": np.float32,
     "float64": np.float64,
@@ -64,6 +66,7 @@ class Bundle:
         fitted: None for a tensor bundle, whose `inputs` then say what it takes.
         batch_exact: single and batch answers have equal bits, as `pack` found and the gate on this
             machine too.
+        baseline: None without one.
     """
 
     folder: Path
@@ -78,6 +81,7 @@ class Bundle:
     encoder: RecordEncoder
     measures: Measures
     ladder: Ladder
+    baseline: Baseline | None
     batch_exact: bool
     session: Session
 
@@ -94,9 +98,10 @@ class Bundle:
 
         Raises:
             BundleNotFound: no such folder.
-            FormatUnknown: another format, or rules or checks that this version does not evaluate.
+            FormatUnknown: another format.
             BundleCorrupt: a file is not what the manifest says, does not fit the others, or is
-                changed while it is read; or it is not the bundle that was examined.
+                changed while it is read; or it is not the bundle that was examined. Also a rule
+                that cannot be used.
             FeaturesMismatch: the model is bound to other features than the bundle carries.
         """
         contents = verified(folder)
@@ -115,6 +120,8 @@ class Bundle:
         fields = () if fitted is None else fitted.fields
         manifest = contents.manifest
         _check_fit(where, manifest, fallback, golden, fields)
+        _check_lower_rungs(where, contents, fallback, fields)
+        baseline = open_baseline(where, folder, contents, fields, batch_exact=batch_exact)
         return cls(
             folder=folder,
             digest=contents.digest,
@@ -127,9 +134,10 @@ class Bundle:
             fields=fields,
             encoder=encoder,
             measures=_measures(where, fitted, manifest.outputs, reference),
-            ladder=_ladder(where, manifest, fallback, fields, encoder),
+            ladder=_ladder(where, manifest, fallback, fitted, encoder, baseline),
+            baseline=baseline,
             batch_exact=manifest.batch_exact and batch_exact,
-            session=_session(where, folder, contents, has_features=fitted is not None),
+            session=model_session(where, folder, contents, has_features=fitted is not None),
         )
 
     @property
@@ -174,6 +182,7 @@ class Bundle:
         return ModelOutputs(
             [np.empty((0, *spec.shape[1:]), DTYPES[spec.dtype]) for spec in self.outputs],
             np.empty((0, width), np.float32),
+            np.empty((0, len(self.manifest.checks)), np.bool_) if self.manifest.checks else None,
         )
 
 
@@ -211,11 +220,6 @@ def _check_fit(
     golden: Golden,
     fields: Sequence[Field],
 ) -> None:
-    if fallback.checks or fallback.rules or manifest.checks:
-        raise FormatUnknown(
-            f"{where}: it has checks or rules, which this version of keelmark does not evaluate. "
-            "Serve it with the version that packed it."
-        )
     if set(fallback.policies) != {field.name for field in fields}:
         raise BundleCorrupt(f"{where}: the policies of {FALLBACK} do not name the fields; {AGAIN}")
     names = [spec.name for spec in manifest.outputs]
@@ -237,6 +241,51 @@ def _check_fit(
         )
 
 
+def _check_lower_rungs(
+    where: str, contents: Contents, fallback: Fallback, fields: Sequence[Field]
+) -> None:
+    """Whether manifest, `fallback.json` and folder speak of the same baseline and checks."""
+    manifest = contents.manifest
+    checks = [check.name for check in fallback.checks]
+    if list(manifest.checks) != checks or len(set(checks)) != len(checks):
+        raise BundleCorrupt(
+            f"{where}: the checks of {MANIFEST} are {list(manifest.checks)}, those of {FALLBACK} "
+            f"{checks}; expected the same, each once; {AGAIN}"
+        )
+    has_file = any(entry.name == BASELINE for entry in manifest.files)
+    if has_file != (manifest.baseline is not None):
+        there, missing = (BASELINE, "baseline") if has_file else ("baseline", BASELINE)
+        raise BundleCorrupt(
+            f"{where}: {MANIFEST} has {there!r} and no {missing!r}; a bundle has both or neither; "
+            f"{AGAIN}"
+        )
+    if not manifest.features.label and (checks or has_file or fallback.rules):
+        raise BundleCorrupt(
+            f"{where}: a model of plain tensors has checks, rules or a baseline, which need "
+            f"features of ours; {AGAIN}"
+        )
+    if manifest.baseline is not None:
+        _check_accepts(where, manifest.baseline, fields)
+
+
+def _check_accepts(where: str, baseline: BaselineInfo, fields: Sequence[Field]) -> None:
+    """Whether what the baseline reads and accepts is among the bundle's fields."""
+    known = {field.name: field for field in fields}
+    strangers = [name for name in baseline.fields if name not in known]
+    strangers += [name for name in baseline.accepts if name not in baseline.fields]
+    if strangers:
+        raise BundleCorrupt(
+            f"{where}: the baseline of {MANIFEST} reads or accepts {sorted(strangers)}; the fields "
+            f"are {list(known)}, and it accepts troubles of those that it reads; {AGAIN}"
+        )
+    for name, accepted in baseline.accepts.items():
+        if impossible := sorted(set(accepted) - set(troubles_of(known[name]))):
+            raise BundleCorrupt(
+                f"{where}: the baseline of {MANIFEST} accepts {impossible} of field {name!r}, "
+                f"which cannot have it; {AGAIN}"
+            )
+
+
 def _measures(
     where: str, fitted: Fitted | None, outputs: tuple[OutputSpec, ...], reference: Reference
 ) -> Measures:
@@ -255,31 +304,23 @@ def _ladder(
     where: str,
     manifest: Manifest,
     fallback: Fallback,
-    fields: Sequence[Field],
+    fitted: Fitted | None,
     encoder: RecordEncoder,
+    baseline: Baseline | None,
 ) -> Ladder:
+    fields = () if fitted is None else fitted.fields
+    vocabularies = {} if fitted is None else fitted.vocabularies
+    outputs = manifest.outputs
     try:
-        return Ladder(manifest.outputs, manifest.decision, fallback, fields, encoder.encode)
+        rules = Rules(fallback.rules, fallback.default, fields, vocabularies, outputs)
+        return Ladder(
+            outputs,
+            manifest.decision,
+            fallback,
+            fields,
+            encoder.encode,
+            baseline=baseline,
+            rules=rules,
+        )
     except (ValueError, TypeError) as error:
         raise BundleCorrupt(f"{where}: {FALLBACK} cannot be used: {error}; {AGAIN}") from error
-
-
-def _session(where: str, folder: Path, contents: Contents, *, has_features: bool) -> Session:
-    manifest = contents.manifest
-    try:
-        session = Session(folder / MODEL)
-    except Exception as error:
-        # onnxruntime's exceptions have no base of their own.
-        raise BundleCorrupt(
-            f"{where}: onnxruntime {runtime.version} cannot open {MODEL}: {error}. The bundle "
-            f"needs onnxruntime {manifest.runtime.get('onnxruntime_oldest', '1.20')} or later; "
-            f"with that, {AGAIN}."
-        ) from error
-    check_unchanged(folder, contents, MODEL)
-    expected = [spec.name for spec in manifest.outputs]
-    expected += [FEATURES_OUTPUT] * has_features + [CHECKS_OUTPUT] * bool(manifest.checks)
-    if list(session.outputs) != expected:
-        raise BundleCorrupt(
-            f"{where}: {MODEL} gives {list(session.outputs)}, {MANIFEST} says {expected}; {AGAIN}"
-        )
-    return session

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-import cel
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,7 +95,15 @@ class Rules:
         answers: a value per output for each of `names`.
     """
 
-    __slots__ = ("_conditions", "_flags", "_readers", "_reads_reason", "answers", "names")
+    __slots__ = (
+        "_conditions",
+        "_context",
+        "_flags",
+        "_readers",
+        "_reads_reason",
+        "answers",
+        "names",
+    )
 
     def __init__(
         self,
@@ -113,7 +120,9 @@ class Rules:
             _answer(DEFAULT_RULE, default, outputs),
         )
         known = [field.name for field in fields]
-        self._conditions = tuple(_compiled(rule, known) for rule in rules)
+        engine = _engine() if rules else None
+        self._context: Any = engine and engine.Context
+        self._conditions = tuple(_compiled(engine, rule, known) for rule in rules)
         read = {name for condition in self._conditions for name in condition.fields}
         self._readers = tuple(
             (field.name, place, _reader(field, vocabularies.get(field.name, ())))
@@ -180,13 +189,13 @@ class Rules:
         if self._reads_reason:
             variables["reason"] = reason
         nulls = frozenset(name for name, value in values.items() if value is None)
-        return View(cel.Context(variables), nulls)
+        return View(self._context(variables), nulls)
 
 
 class View(NamedTuple):
     """A row as conditions see it; `nulls` are its fields without a value."""
 
-    context: cel.Context
+    context: Any
     nulls: frozenset[str]
 
 
@@ -223,7 +232,15 @@ class Condition:
 # compiling
 
 
-def _compiled(rule: Rule, fields: Sequence[str]) -> Condition:
+def _engine() -> Any:
+    # Imported where the first rule is: its package imports a command line of its own, which costs
+    # half a second and 24 MiB, and most bundles have no rules but the default.
+    import cel
+
+    return cel
+
+
+def _compiled(engine: Any, rule: Rule, fields: Sequence[str]) -> Condition:
     where = f"rule {rule.name!r}"
     if len(rule.when) > MOST_CHARACTERS:
         raise ValueError(
@@ -231,7 +248,7 @@ def _compiled(rule: Rule, fields: Sequence[str]) -> Condition:
             "compute what it needs as a check, or split it"
         )
     try:
-        program = cel.compile(rule.when)
+        program = engine.compile(rule.when)
     except Exception as error:
         raise ValueError(
             f"{where}: {rule.when!r} is no CEL expression: {str(error).strip()}"

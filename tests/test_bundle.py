@@ -219,7 +219,7 @@ def test_a_model_that_changes_between_hashing_and_opening(
                 moved.rename(path)
         return session
 
-    monkeypatch.setattr("models.bundle.Session", opened)
+    monkeypatch.setattr("models.sessions.Session", opened)
     refused(folder, BundleCorrupt, MODEL, "changed while it was opened")
 
 
@@ -277,12 +277,6 @@ def test_a_repair_with_a_value_that_is_itself_in_trouble(folder: Path):
 
     rewritten(folder, "fallback.json", edited(repair))
     refused(folder, BundleCorrupt, "fallback.json", "out_of_bounds")
-
-
-def test_rules_which_this_version_would_ignore(folder: Path):
-    rule = {"name": "far", "when": "r.distance > 50.0", "outputs": {"probability": 0.9}}
-    rewritten(folder, "fallback.json", edited(lambda value: value["rules"].append(rule)))
-    refused(folder, FormatUnknown, "rules")
 
 
 def test_more_decisions_than_can_be_counted(folder: Path):

@@ -1,0 +1,101 @@
+"""Opens the models of a bundle; refuses one that takes or gives what its manifest does not say."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from features import runtime
+from features.fields import Field
+from features.runtime import Session, Tensor
+from models.baseline import Baseline
+from models.errors import BundleCorrupt
+from models.integrity import Contents, check_unchanged
+from models.manifest import AGAIN, BASELINE, MANIFEST, MODEL, OutputSpec
+
+INPUT: Final = "row"
+FEATURES_OUTPUT: Final = "features"
+CHECKS_OUTPUT: Final = "checks"
+TENSOR_TYPES: Final = {
+    "float32": "tensor(float)",
+    "float64": "tensor(double)",
+    "int64": "tensor(int64)",
+    "string": "tensor(string)",
+    "bool": "tensor(bool)",
+}
+
+
+def model_session(where: str, folder: Path, contents: Contents, *, has_features: bool) -> Session:
+    """The model, its outputs as the manifest lists them, then `features` and `checks` if any.
+
+    Raises:
+        BundleCorrupt: it cannot be opened, or gives something else.
+    """
+    manifest = contents.manifest
+    session = _opened(where, folder, contents, MODEL)
+    expected = [spec.name for spec in manifest.outputs]
+    expected += [FEATURES_OUTPUT] * has_features + [CHECKS_OUTPUT] * bool(manifest.checks)
+    if list(session.outputs) != expected:
+        raise BundleCorrupt(
+            f"{where}: {MODEL} gives {list(session.outputs)}, {MANIFEST} says {expected}; {AGAIN}"
+        )
+    if manifest.checks:
+        _check_width(where, session.gives[-1], len(manifest.checks))
+    return session
+
+
+def _check_width(where: str, checks: Tensor, width: int) -> None:
+    if checks.type != TENSOR_TYPES["bool"] or checks.shape[1:] != (width,):
+        raise BundleCorrupt(
+            f"{where}: output {CHECKS_OUTPUT!r} of {MODEL} is {checks.type} {list(checks.shape)}, "
+            f"{MANIFEST} has {width} checks, which are bool [n, {width}]; {AGAIN}"
+        )
+
+
+def open_baseline(
+    where: str, folder: Path, contents: Contents, fields: Sequence[Field], *, batch_exact: bool
+) -> Baseline | None:
+    """The baseline, which takes what the model takes and gives its outputs; None without one.
+
+    Raises:
+        BundleCorrupt: it cannot be opened, or takes or gives something else.
+    """
+    manifest = contents.manifest
+    if manifest.baseline is None:
+        return None
+    session = _opened(where, folder, contents, BASELINE)
+    takes = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in session.takes]
+    if takes != [(INPUT, TENSOR_TYPES["float64"], (len(fields),))]:
+        raise BundleCorrupt(
+            f"{where}: {BASELINE} takes {list(session.takes)}, expected {INPUT!r} float64 "
+            f"[n, {len(fields)}], the encoded fields; {AGAIN}"
+        )
+    gives = [(tensor.name, tensor.type, len(tensor.shape)) for tensor in session.gives]
+    expected = [(spec.name, TENSOR_TYPES[spec.dtype], len(spec.shape)) for spec in manifest.outputs]
+    if gives != expected or not all(map(_same_width, session.gives, manifest.outputs)):
+        raise BundleCorrupt(
+            f"{where}: {BASELINE} gives {list(session.gives)}, the model's outputs are "
+            f"{[(spec.name, spec.dtype, spec.shape) for spec in manifest.outputs]}, and both must "
+            f"answer alike; {AGAIN}"
+        )
+    exact = manifest.baseline.batch_exact and batch_exact
+    return Baseline(session, manifest.baseline, fields, manifest.outputs, batch_exact=exact)
+
+
+def _same_width(given: Tensor, spec: OutputSpec) -> bool:
+    """Whether one row's answer has the shape of the model's, as far as both declare it."""
+    pairs = zip(given.shape[1:], spec.shape[1:], strict=True)
+    return all(have == wanted or not isinstance(have, int) or wanted < 0 for have, wanted in pairs)
+
+
+def _opened(where: str, folder: Path, contents: Contents, name: str) -> Session:
+    try:
+        session = Session(folder / name)
+    except Exception as error:
+        # onnxruntime's exceptions have no base of their own.
+        oldest = contents.manifest.runtime.get("onnxruntime_oldest", "1.20")
+        raise BundleCorrupt(
+            f"{where}: onnxruntime {runtime.version} cannot open {name}: {error}. The bundle "
+            f"needs onnxruntime {oldest} or later; with that, {AGAIN}."
+        ) from error
+    check_unchanged(folder, contents, name)
+    return session
