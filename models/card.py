@@ -1,14 +1,42 @@
-"""The model card: what the people who take the model over need to know."""
+"""The model card: what the people who take the model over, or must approve it, need to know."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from features.encoding import describe
 from features.feature_set import Fitted
 from features.fields import Field
-from models.manifest import Decision, Fallback, Manifest, OutputSpec, Policy
-from models.outputs import class_text
+from models.manifest import (
+    BaselineInfo,
+    Check,
+    Decision,
+    Fallback,
+    Manifest,
+    ModelOrigin,
+    OutputSpec,
+    Policy,
+    Rule,
+)
+from models.outputs import Decisions, class_text
 from models.reference import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What only the owner can say of a model: Markdown; empty texts where nothing was said."""
+
+    intended_use: str = ""
+    limits: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many of the training rows, 0 to 1, fail each check, and match each rule before others."""
+
+    failed: Mapping[str, float]
+    matched: Mapping[str, float]
 
 
 def card_text(
@@ -17,21 +45,31 @@ def card_text(
     reference: Reference,
     features: Fitted,
     *,
-    notes: str = "",
+    words: Words,
+    shares: Shares,
 ) -> str:
     """The card as Markdown. No value of a sensitive field is in it."""
     sections = [
         _head(manifest),
-        _section("What it answers", _answers(manifest, fallback)),
+        _section("What it is for", _said(words.intended_use)),
+        _section("What it is not for", _said(words.limits)),
+        _section("What it answers", _answers(manifest)),
         _section("What it takes", _fields(features.fields, fallback, reference)),
+        _section("Who answers when the model does not", _below(manifest, fallback, shares)),
         _section("What it was made from", _training(manifest)),
         _section("How good it is", _quality(manifest)),
+        _section("How good it is by slice", _slices(manifest)),
         _section("What its answers depend on", _importance(reference)),
-        _section("How it was checked", _checks(manifest)),
+        _section("How it was checked", _compared(manifest)),
+        _section("When something is wrong", _at_night(manifest)),
         _section("What it needs", _versions(manifest)),
-        _section("Notes", [notes.strip()] if notes.strip() else []),
+        _section("Notes", [words.notes.strip()] if words.notes.strip() else []),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _said(text: str) -> list[str]:
+    return [text.strip() or "Not stated."]
 
 
 def _section(title: str, lines: Sequence[str]) -> str:
@@ -46,12 +84,10 @@ def _head(manifest: Manifest) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
-def _answers(manifest: Manifest, fallback: Fallback) -> list[str]:
+def _answers(manifest: Manifest) -> list[str]:
     lines = [f"- {_output(spec)}" for spec in manifest.outputs]
     if manifest.decision:
         lines.append(f"- decision: {_decision(manifest.decision, manifest.outputs[0])}")
-    default = ", ".join(f"{name} {_text(value)}" for name, value in fallback.default.items())
-    lines.append(f"- when the model cannot answer, the rules do: {default}")
     objectives = manifest.objectives
     if objectives.latency_seconds is not None:
         lines.append(f"- promised: 99% of answers within {objectives.latency_seconds * 1e3:g} ms")
@@ -61,6 +97,8 @@ def _answers(manifest: Manifest, fallback: Fallback) -> list[str]:
         lines.append(
             f"- promised: at most {_percent(objectives.degraded_ratio)} of answers not the model's"
         )
+    if objectives == type(objectives)():
+        lines.append("- promised: nothing is stated")
     return lines
 
 
@@ -103,13 +141,85 @@ def _fields(fields: Sequence[Field], fallback: Fallback, reference: Reference) -
         what += f" ({field.sensitive}: sensitive)" if field.sensitive else ""
         policies = ", ".join(_policy(t, p) for t, p in fallback.policies[field.name].items())
         lines.append(f"| `{field.name}` | {_cell(what)} | {seen} | {_cell(policies)} |")
-    described = [f"- `{field.name}`: {field.description}" for field in fields if field.description]
-    return [*lines, "", *described] if described else lines
+    lines.extend(_notes_on(fields))
+    return lines
+
+
+def _notes_on(fields: Sequence[Field]) -> list[str]:
+    lines = [f"- `{field.name}`: {field.description}" for field in fields if field.description]
+    sensitive = [f"`{field.name}` ({field.sensitive})" for field in fields if field.sensitive]
+    if sensitive:
+        lines.append(
+            f"- sensitive, so in no answer, metric, page or log: {', '.join(sensitive)}; golden "
+            "rows have generated values for them"
+        )
+    else:
+        lines.append("- no field is declared sensitive")
+    return ["", *lines]
 
 
 def _policy(trouble: str, policy: Policy) -> str:
     value = f" with {_text(policy.value)}" if policy.value is not None else ""
     return f"{trouble}: {policy.policy}{value}"
+
+
+def _below(manifest: Manifest, fallback: Fallback, shares: Shares) -> list[str]:
+    """The rungs below the model: what sends a row there, and what it gets."""
+    lines = ["A row goes to a lower rung by the policies above, or"]
+    if fallback.max_repaired is not None:
+        lines.append(f"- when more than {fallback.max_repaired} of its fields were repaired")
+    lines.extend(_check(check, shares) for check in fallback.checks)
+    lines.append("- when the model's answer is not valid, late, or not there at all")
+    lines += ["", "There it is answered by", *_baseline(manifest.baseline)]
+    decisions = Decisions(manifest.outputs[0], manifest.decision)
+    lines.extend(_rule(rule, decisions, shares) for rule in fallback.rules)
+    lines.append(f"- the default: {_constant(fallback.default, decisions)}")
+    return lines
+
+
+def _check(check: Check, shares: Shares) -> str:
+    then = "is rejected" if check.policy == "reject" else f"goes to the {check.policy}"
+    share = shares.failed.get(check.name, 0.0)
+    return (
+        f"- when check `{check.name}` fails, in which case it {then}. It holds where "
+        f"`{_code(check.text)}`, or where a value is null; {share:.2%} of the training rows fail it"
+    )
+
+
+def _baseline(info: BaselineInfo | None) -> list[str]:
+    if info is None:
+        return []
+    reads = ", ".join(f"`{name}`" for name in info.fields)
+    accepted = [
+        f"`{name}` {' or '.join(troubles)}" for name, troubles in info.accepts.items() if troubles
+    ]
+    also = f", also with {', '.join(accepted)}" if accepted else ""
+    return [f"- the baseline, {_origin(info.model)}: it reads {reads}{also}"]
+
+
+def _rule(rule: Rule, decisions: Decisions, shares: Shares) -> str:
+    share = shares.matched.get(rule.name, 0.0)
+    return (
+        f"- rule `{rule.name}`: {_constant(rule.outputs, decisions)}, where `{_code(rule.when)}`; "
+        f"that is {share:.2%} of the training rows"
+    )
+
+
+def _constant(outputs: Mapping[str, Any], decisions: Decisions) -> str:
+    answer = ", ".join(
+        f"{name} {_text(value)}" for name, value in outputs.items() if value is not None
+    )
+    (decision,) = decisions.named(decisions.codes([next(iter(outputs.values()))]))
+    return answer if decision is None else f"{answer}, decision **{decision}**"
+
+
+def _code(text: str) -> str:
+    """On one line, so that it stays code."""
+    return " ".join(text.split()).replace("`", "'")
+
+
+def _origin(origin: ModelOrigin) -> str:
+    return f"{origin.framework} {origin.estimator}"
 
 
 def _training(manifest: Manifest) -> list[str]:
@@ -131,7 +241,37 @@ def _quality(manifest: Manifest) -> list[str]:
     metrics = manifest.training.metrics
     if not metrics:
         return ["No target was given, so nothing was measured."]
-    return [f"- {name}: {value:.4g}" for name, value in metrics.items()]
+    rows = f"On the {manifest.training.holdout.rows:,} held-out rows:"
+    if manifest.baseline is None:
+        lines = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
+        return [rows, "", "| metric | model |", "| --- | --- |", *lines]
+    simple = manifest.baseline.metrics
+    lines = [
+        f"| {name} | {value:.4g} | {f'{simple[name]:.4g}' if name in simple else ''} |"
+        for name, value in metrics.items()
+    ]
+    return [rows, "", "| metric | model | baseline |", "| --- | --- | --- |", *lines]
+
+
+def _slices(manifest: Manifest) -> list[str]:
+    slices = manifest.training.slices
+    if not slices:
+        return ["No slices are stated."]
+    names = [
+        name
+        for name in manifest.training.metrics
+        if any(name in measured for parts in slices.values() for measured in parts.values())
+    ]
+    lines = [
+        f"| slice | rows | {' | '.join(names)} |",
+        f"| --- | --- |{' --- |' * len(names)}",
+    ]
+    for of, parts in slices.items():
+        for part, measured in parts.items():
+            rows = f"{measured['n']:,.0f}" if measured else "few"
+            cells = [f"{measured[name]:.4g}" if name in measured else "" for name in names]
+            lines.append(f"| {of}: {_cell(part)} | {rows} | {' | '.join(cells)} |")
+    return [*lines, "", "Held-out rows with a target; few are less than 20."]
 
 
 def _importance(reference: Reference) -> list[str]:
@@ -142,20 +282,45 @@ def _importance(reference: Reference) -> list[str]:
     )
 
 
-def _checks(manifest: Manifest) -> list[str]:
-    check = manifest.model.native_check
-    what = f"{manifest.model.framework} {manifest.model.estimator}"
-    if check is None:
-        lines = [f"- {what}: no native model was given, so the conversion is not verified"]
-    else:
-        largest = ", ".join(f"{k} {v:.2g}" for k, v in check.largest_difference.items())
-        compared = f"{check.rows:,} held-out rows and {check.edge_rows} edge cases"
-        lines = [f"- {what} answers as this bundle on {compared}"]
-        lines.append(f"- largest difference: {largest or 'none'}")
-        if check.near_threshold:
-            lines.append(f"- {check.near_threshold} of them fell on the other side of a threshold")
+def _compared(manifest: Manifest) -> list[str]:
+    lines = _verified(manifest.model)
+    if manifest.baseline is not None:
+        lines += _verified(manifest.baseline.model)
     exact = "the same bits" if manifest.batch_exact else "bits that may differ"
     return [*lines, f"- a row has {exact} alone and in a batch"]
+
+
+def _verified(origin: ModelOrigin) -> list[str]:
+    check = origin.native_check
+    if check is None:
+        return [
+            f"- {_origin(origin)}: no native model was given, so its conversion is not verified"
+        ]
+    largest = ", ".join(f"{k} {v:.2g}" for k, v in check.largest_difference.items())
+    compared = f"{check.rows:,} held-out rows and {check.edge_rows} edge cases"
+    lines = [f"- {_origin(origin)} answers as this bundle on {compared}"]
+    lines.append(f"- largest difference: {largest or 'none'}")
+    if check.near_threshold:
+        lines.append(f"- {check.near_threshold} of them fell on the other side of a threshold")
+    return lines
+
+
+def _at_night(manifest: Manifest) -> list[str]:
+    name, version = manifest.name, manifest.version
+    verify, force = f"`keelmark verify {name}/{version}`", f"`keelmark serve --force {name}=rules`"
+    lines = [
+        f"- To see whether it still is what was packed and answers here as it did there: {verify}",
+        f"- To answer without the model until it is understood: restart the server with {force}",
+    ]
+    if manifest.baseline is not None:
+        lines.append(f"- or with the simpler model: `keelmark serve --force {name}=baseline`")
+    lines.append(
+        "- To go back to the version before, say so in the store and restart the server: "
+        f'`from keelmark import Store; Store(FOLDER).set_live("{name}", VERSION, by=WHO)`'
+    )
+    people = " ".join(filter(None, [manifest.owner, manifest.contact]))
+    lines.append(f"- Then tell {people or 'the owner, who is not named'}")
+    return lines
 
 
 def _versions(manifest: Manifest) -> list[str]:

@@ -23,8 +23,8 @@ class Cases:
     edges: list[tuple[str, dict[str, Any]]]
 
 
-def cases_of(features: Fitted, rows: Rows) -> Cases:
-    """Sample records, the cleanest first, and edge cases made from it."""
+def cases_of(features: Fitted, rows: Rows, *, others: int = 0) -> Cases:
+    """Sample records, the cleanest first, and edge cases made from it; room for `others`."""
     rng = np.random.default_rng(SEED)
     count = min(len(rows), sample_size(0))
     places = rng.choice(len(rows), count, replace=False)
@@ -34,7 +34,7 @@ def cases_of(features: Fitted, rows: Rows) -> Cases:
     records = records_of(rows.table, places, features.fields)
     _check_encoders_agree(features, rows, places, records)
     edges = edge_cases(features.fields, features.vocabularies, features.zones, records[0])
-    kept = records[: sample_size(len(edges))]
+    kept = records[: sample_size(len(edges) + others)]
     samples = [(f"sample {number}", record) for number, record in enumerate(kept)]
     return Cases(samples, edges)
 

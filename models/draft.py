@@ -36,24 +36,39 @@ class Draft:
     def run(self, rows: NDArray[np.float64]) -> ModelOutputs:
         """The model's outputs for encoded rows float64 (n, F)."""
         arrays = self.session.run(rows)
-        return ModelOutputs(arrays[: len(self.outputs)], arrays[len(self.outputs)])
+        values, (features, *checks) = arrays[: len(self.outputs)], arrays[len(self.outputs) :]
+        return ModelOutputs(values, features, *checks)
 
     def run_all(
         self, rows: NDArray[np.float64], advance: Callable[[int], None] = lambda _: None
     ) -> ModelOutputs:
         """The same for many rows; their features are not kept."""
-        parts: list[ModelOutputs] = []
-        for start in range(0, len(rows), CHUNK_ROWS):
-            chunk = rows[start : start + CHUNK_ROWS]
-            parts.append(ModelOutputs(self.run(chunk).values))
-            advance(len(chunk))
-        columns = zip(*(part.values for part in parts), strict=True)
-        return ModelOutputs([np.concatenate(column) for column in columns])
+        return run_all(self.run, rows, advance)
+
+
+def run_all(
+    run: Callable[[NDArray[np.float64]], ModelOutputs],
+    rows: NDArray[np.float64],
+    advance: Callable[[int], None] = lambda _: None,
+) -> ModelOutputs:
+    """Outputs and checks of many rows, a chunk at a time; their features are not kept."""
+    parts: list[ModelOutputs] = []
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = rows[start : start + CHUNK_ROWS]
+        got = run(chunk)
+        parts.append(ModelOutputs(got.values, checks=got.checks))
+        advance(len(chunk))
+    columns = zip(*(part.values for part in parts), strict=True)
+    checks = [part.checks for part in parts if part.checks is not None]
+    return ModelOutputs(
+        [np.concatenate(column) for column in columns],
+        checks=np.concatenate(checks) if checks else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A draft with who answers what."""
+    """A draft with who answers what; its ladder has the baseline and the rules."""
 
     draft: Draft
     fallback: Fallback

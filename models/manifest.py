@@ -287,6 +287,8 @@ class Expected(Strict, frozen=True, kw_only=True):
     """Of a rejected row: field and trouble."""
     failed_checks: tuple[str, ...] = ()
     """Names of the checks that do not hold."""
+    reason: str = "operator"
+    """With which the rules are shown the row where it does not come to them by itself."""
     rule: str | None = None
     """The rule that answers on the rules rung; the last one is `default`."""
     decision: str | None = None

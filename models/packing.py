@@ -17,11 +17,21 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from features.encoding import Encoded
+from features.errors import DeclarationError
 from features.feature_set import Fitted
 from features.runtime import Session
+from models.baseline_packing import (
+    Accepts,
+    CompiledBaseline,
+    PackedBaseline,
+    compile_baseline,
+    pack_baseline,
+    warn_if_same,
+)
 from models.batches import TREE_SECONDS, probe, probe_model
-from models.card import card_text
+from models.card import Words, card_text
 from models.cases import Cases, cases_of
+from models.conditions import DeclaredCheck, GivenChecks, GivenRules, read_checks, read_rules
 from models.convert import Converted, convert
 from models.convert.graph import nodes_of
 from models.declared import (
@@ -50,6 +60,7 @@ from models.integrity import file_entry
 from models.ladder import MODEL as MODEL_RUNG
 from models.ladder import Ladder
 from models.manifest import (
+    BASELINE,
     CARD,
     FALLBACK,
     FEATURES,
@@ -73,7 +84,10 @@ from models.outputs import ModelOutputs
 from models.policies import FieldPolicies, resolve
 from models.progress import Steps
 from models.provenance import features_identity, training_facts, versions
+from models.reached import exercising
 from models.reference import Reference, build_reference
+from models.rules import Rules
+from models.slices import Slices, quality_by_slice
 from models.store import Store
 from models.training_rows import Rows, held_out, part, read_rows
 from models.vocabulary import REASONS
@@ -94,8 +108,12 @@ def pack(
     target: Any = None,
     holdout: Any = None,
     time: str | None = None,
+    baseline: tuple[Fitted, Any] | None = None,
+    baseline_accepts: Accepts | None = None,
     policies: Mapping[str, FieldPolicies] | None = None,
+    checks: GivenChecks | None = None,
     max_repaired: int | None = None,
+    rules: GivenRules | None = None,
     default: Any = None,
     decision: Sequence[Mapping[str, Any]] | str | None = None,
     label: Label | Mapping[str, str] | None = None,
@@ -108,6 +126,8 @@ def pack(
     slices: Sequence[str] = (),
     route_key: str | None = None,
     metrics: Mapping[str, float] | None = None,
+    intended_use: str = "",
+    limits: str = "",
     notes: str = "",
     code_commit: str | None = None,
     progress: bool = True,
@@ -126,19 +146,31 @@ def pack(
         holdout: a table that the model was not trained on, or (table, target values). Without one,
             the last tenth of the training rows by `time`, else a seeded tenth.
         time: the column that says when a row was: needed for verdicts on drift.
-        policies: per field, or per field and trouble: accept, repair, `repair(value)`, rules,
-            reject.
-        max_repaired: more repaired fields than this send a row to the rules; None is no limit.
+        baseline: a simpler model that answers where this one does not: its own fitted features,
+            over some of the same fields, and the model, which gives the same outputs.
+        baseline_accepts: per field that the baseline reads, the troubles with which it answers all
+            the same; else every trouble of a nullable field and none of another.
+        policies: per field, or per field and trouble: accept, repair, `repair(value)`, baseline,
+            rules, reject.
+        checks: conditions across fields, by name: an expression, or `{"holds": expression,
+            "policy": …, "example": record}`. A row for which one is false goes to the baseline if
+            there is one, else to the rules, or where its policy says: baseline, rules, reject. The
+            example is a record that fails it, for where no training record does.
+        max_repaired: more repaired fields than this send a row to the next rung; None is no limit.
+        rules: `{"name": …, "when": CEL, "outputs": …}`, the first that matches answers; `outputs`
+            is a value of the primary output, or a mapping by output. `"example"` is a record that
+            the rule answers, for where no training record is.
         default: the answer of last resort: a value of the primary output, or a mapping by output.
             What is not named is what is usual in training.
         decision: `[{"below": 0.4, "is": "on_time"}, {"is": "late"}]`, or "classes".
         label: what feedback will send; usually follows from the output.
-        valid_range: of the primary output; answers outside go to the rules.
+        valid_range: of the primary output; answers outside are not given.
         unit: of the primary output.
-        description, owner, contact, notes: for the people who take over; notes are Markdown in the
-            card.
+        description, owner, contact: for the people who take over.
+        intended_use, limits, notes: for the card, in Markdown: what the model is for, what it is
+            not for, and whatever else.
         objectives: `{"latency_ms": 25, "availability": 0.999, "degraded": 0.01}`.
-        slices: fields by which quality will be looked at.
+        slices: fields by which quality is looked at.
         route_key: field whose value keeps a caller on one side of a canary.
         metrics: quality as you measured it; added to what is measured on the held-out rows.
         code_commit: of the training code; looked up in git when not given.
@@ -166,8 +198,10 @@ def pack(
     with Steps(shown=progress) as steps:
         with steps.step("converting the model"):
             converted = convert(model, len(features.feature_names))
-            graph = features.fuse(converted.model).SerializeToString(deterministic=True)
+            own_checks = read_checks(checks, has_baseline=baseline is not None)
+            graph = _fused(features, converted, own_checks)
             draft = Draft(features, Session(graph), converted.outputs)
+            compiled = _compiled(draft, converted, baseline, baseline_accepts)
         with steps.step("encoding the tables"):
             rows = read_rows(features, training, target, time)
             held, rule = _holdout(features, rows, holdout, target, time)
@@ -184,21 +218,29 @@ def pack(
                 unit=unit,
             ),
         )
+        stated = read_decision(decision, draft.outputs[0])
+        own_rules = read_rules(rules, draft.outputs)
+        others = len(own_checks) + len(own_rules) + bool(own_rules)
+        cases = cases_of(features, rows, others=others)
+        simple = _baseline(steps, compiled, draft, stated, rows, held, cases)
         settled = _settled(
             draft,
             Fallback(
                 format=1,
-                policies=resolve(draft.fields, policies),
+                policies=resolve(draft.fields, policies, has_baseline=simple is not None),
+                checks=tuple(check.check for check in own_checks),
                 max_repaired=max_repaired,
+                rules=tuple(rule.rule for rule in own_rules),
                 default=_default(draft, rows, answers, default),
             ),
-            read_decision(decision, draft.outputs[0]),
+            stated,
+            simple,
         )
-        cases = cases_of(features, rows)
         native = _compare(steps, converted, settled, held, cases)
         _check_valid(settled, rows, answers)
         with steps.step("making golden rows"):
-            golden = golden_of(settled, features, [*cases.samples, *cases.edges])
+            chosen, shares = exercising(settled, rows, answers.checks, cases, own_checks, own_rules)
+            golden = golden_of(settled, features, chosen)
             _check_reaches_model(golden)
         with steps.step("comparing rows alone and in batches"):
             batch_exact = _batch_exact(draft, converted, golden, held, rows)
@@ -206,6 +248,7 @@ def pack(
             found, importance = _evaluate(draft, held)
         with steps.step("counting the training distributions"):
             reference = _reference(settled, rows, answers, time, importance)
+            by_slice = _by_slice(draft, reference, held, slices)
         manifest = Manifest(
             format=1,
             name=name,
@@ -221,24 +264,37 @@ def pack(
             slices=tuple(slices),
             route_key=route_key,
             sensitive={field.name: field.sensitive for field in features.fields if field.sensitive},
+            checks=tuple(check.name for check in own_checks),
             batch_exact=batch_exact,
             model=ModelOrigin(
                 framework=converted.framework, estimator=converted.estimator, native_check=native
             ),
+            baseline=None if simple is None else simple.info,
             training=training_facts(
                 rows,
                 Holdout(rule=rule, rows=len(held)),
                 target=target if isinstance(target, str) else None,
                 time=time,
                 metrics={**found, **(metrics or {})},
+                slices=by_slice,
                 code_commit=code_commit,
             ),
-            runtime=versions(features, converted),
+            runtime=versions(features, {} if simple is None else simple.versions, converted),
             files=(),
         )
         with store.aside(name, version) as folder, steps.step("replaying in another process"):
             (folder / MODEL).write_bytes(graph)
-            manifest = _write(folder, manifest, settled, golden, reference, notes)
+            if simple is not None:
+                (folder / BASELINE).write_bytes(simple.graph)
+            card = card_text(
+                manifest,
+                settled.fallback,
+                reference,
+                features,
+                words=Words(intended_use, limits, notes),
+                shares=shares,
+            )
+            manifest = _write(folder, manifest, settled, golden, reference, card)
             run_gate(folder)
             return store.publish(folder, manifest)
 
@@ -273,6 +329,47 @@ def _warn_few(rows: Rows) -> None:
         )
 
 
+# the graphs
+
+
+def _fused(features: Fitted, converted: Converted, checks: Sequence[DeclaredCheck]) -> bytes:
+    expressions = [check.expression for check in checks]
+    try:
+        model = features.fuse(converted.model, checks=expressions)
+    except DeclarationError as error:
+        raise PackingError(str(error)) from error
+    return model.SerializeToString(deterministic=True)
+
+
+def _compiled(
+    draft: Draft, converted: Converted, given: Any, accepts: Accepts | None
+) -> CompiledBaseline | None:
+    if given is None:
+        if accepts:
+            raise PackingError("baseline_accepts is given, but no baseline; pass baseline=(…, …)")
+        return None
+    compiled = compile_baseline(draft.fitted, given, accepts, converted.outputs)
+    warn_if_same(compiled, draft.fitted, converted)
+    return compiled
+
+
+def _baseline(
+    steps: Steps,
+    compiled: CompiledBaseline | None,
+    draft: Draft,
+    decision: Decision,
+    rows: Rows,
+    held: Rows,
+    cases: Cases,
+) -> PackedBaseline | None:
+    if compiled is None:
+        return None
+    count = len(held) + len(cases.edges)
+    real = np.concatenate([held.encoded.rows, rows.encoded.rows])
+    with steps.step("comparing the baseline with its library", count) as advance:
+        return pack_baseline(compiled, draft, decision, held, cases, real, advance)
+
+
 # what is declared
 
 
@@ -287,9 +384,21 @@ def _default(draft: Draft, rows: Rows, answers: ModelOutputs, given: Any) -> dic
     return full_default(draft.outputs, given, usual_answers(draft.outputs, answers, target))
 
 
-def _settled(draft: Draft, fallback: Fallback, decision: Decision) -> Settled:
+def _settled(
+    draft: Draft, fallback: Fallback, decision: Decision, simple: PackedBaseline | None
+) -> Settled:
+    vocabularies = draft.fitted.vocabularies
     try:
-        ladder = Ladder(draft.outputs, decision, fallback, draft.fields, draft.encoder.encode)
+        rules = Rules(fallback.rules, fallback.default, draft.fields, vocabularies, draft.outputs)
+        ladder = Ladder(
+            draft.outputs,
+            decision,
+            fallback,
+            draft.fields,
+            draft.encoder.encode,
+            baseline=None if simple is None else simple.opened,
+            rules=rules,
+        )
     except ValueError as error:
         raise PackingError(str(error)) from error
     return Settled(draft, fallback, decision, ladder)
@@ -371,6 +480,21 @@ def _evaluate(draft: Draft, held: Rows) -> tuple[dict[str, float], dict[str, flo
     return rounded(held_out_metrics(draft.outputs, answers, target)), rounded(importance)
 
 
+def _by_slice(draft: Draft, reference: Reference, held: Rows, names: Sequence[str]) -> Slices:
+    if held.target is None or not names:
+        return {}
+    return quality_by_slice(
+        names,
+        draft.fields,
+        draft.fitted.zones,
+        reference.shapes,
+        held.encoded,
+        draft.outputs,
+        draft.run_all(held.encoded.rows),
+        target_codes(draft.outputs, held.target),
+    )
+
+
 def _reference(
     settled: Settled,
     rows: Rows,
@@ -408,7 +532,7 @@ def _write(
     settled: Settled,
     golden: Golden,
     reference: Reference,
-    notes: str,
+    card: str,
 ) -> Manifest:
     """Writes all files, the manifest last; returns it with the digests of the others."""
     features = settled.draft.fitted
@@ -416,7 +540,6 @@ def _write(
     (folder / FALLBACK).write_bytes(write(settled.fallback))
     (folder / GOLDEN).write_bytes(write(golden))
     (folder / REFERENCE).write_bytes(write(reference))
-    card = card_text(manifest, settled.fallback, reference, features, notes=notes)
     (folder / CARD).write_text(card, encoding="utf-8")
     files = tuple(file_entry(path) for path in sorted(folder.iterdir()))
     manifest = structs.replace(manifest, files=files)

@@ -15,6 +15,7 @@ from features.feature_set import Fitted
 from models.convert import Converted
 from models.convert.graph import IR_VERSION, OPSET
 from models.manifest import FeaturesIdentity, Holdout, Training
+from models.slices import Slices
 from models.training_rows import Rows, fingerprint, time_range
 
 OLDEST_ONNXRUNTIME: Final = "1.20"
@@ -38,6 +39,7 @@ def training_facts(
     target: str | None,
     time: str | None,
     metrics: Mapping[str, float],
+    slices: Slices,
     code_commit: str | None,
 ) -> Training:
     """What the manifest says of rows and code; the commit is looked up if not given."""
@@ -52,6 +54,7 @@ def training_facts(
         first=first,
         last=last,
         metrics={key: float(value) for key, value in metrics.items()},
+        slices=slices,
         code_commit=code_commit or _git_commit(),
     )
 
@@ -79,11 +82,10 @@ def today() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def versions(features: Fitted, converted: Converted) -> dict[str, str]:
+def versions(features: Fitted, baseline: Mapping[str, str], converted: Converted) -> dict[str, str]:
     """Of everything that packed the bundle, and the oldest onnxruntime that serves it."""
-    return dict(
-        sorted({**plain_versions(), "tzdata": features.tzdata, **converted.versions}.items())
-    )
+    libraries = {**baseline, **converted.versions}
+    return dict(sorted({**plain_versions(), "tzdata": features.tzdata, **libraries}.items()))
 
 
 def plain_versions() -> dict[str, str]:

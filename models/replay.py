@@ -15,9 +15,20 @@ from numpy.typing import NDArray
 from models.batches import probe
 from models.bundle import Bundle
 from models.errors import GoldenMismatch
-from models.golden import Answered, Answering, answer, bad_fields, rung_name
+from models.golden import (
+    Answered,
+    Answering,
+    answer,
+    bad_fields,
+    failed_checks,
+    model_values,
+    rule_of,
+    rule_values,
+    rung_name,
+)
+from models.ladder import Below
 from models.manifest import Golden, GoldenRow, OutputSpec
-from models.outputs import ModelOutputs, differing_rows
+from models.outputs import differing_rows
 
 PROBE_SECONDS: Final = 1.0
 REBUILD: Final = (
@@ -37,11 +48,13 @@ class Replay:
             singly or in the batch, whichever are more.
         batch_exact: features and outputs of batches, of all rows and of other sizes, have the bits
             of the single rows.
+        baseline_batch_exact: the same of the baseline; true without one.
     """
 
     rows: int
     features_off_by_one: int
     batch_exact: bool
+    baseline_batch_exact: bool = True
 
 
 def replay(answering: Answering, golden: Golden, feature_names: Sequence[str]) -> Replay:
@@ -64,7 +77,14 @@ def replay(answering: Answering, golden: Golden, feature_names: Sequence[str]) -
         _same_bits(singles, batch)
         and probe(answering.run, batch.plan.rows, seconds=PROBE_SECONDS).exact
     )
-    return Replay(len(golden.rows), off, exact)
+    baseline = answering.ladder.baseline
+    return Replay(
+        rows=len(golden.rows),
+        features_off_by_one=off,
+        batch_exact=exact,
+        baseline_batch_exact=baseline is None
+        or probe(baseline.run, batch.plan.rows, seconds=PROBE_SECONDS).exact,
+    )
 
 
 def _compare(
@@ -72,8 +92,9 @@ def _compare(
 ) -> int:
     names = [field.name for field in answering.fields]
     off = _same_inputs(row, "", names, feature_names, answered, 0)
-    _same_outputs(answering, row, answered.outputs, 0)
-    _same_answer(answering, row, answered)
+    below = answering.ladder.below(answered.plan, row.expected.reason)
+    _same_outputs(answering, row, "", answered, below, 0)
+    _same_answer(answering, row, "", answered, 0)
     return off
 
 
@@ -125,19 +146,54 @@ def ulps_apart(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.int
     return np.where(both, 0, np.where(one, 2**32, np.abs(ordered(a) - ordered(b))))
 
 
-def _same_outputs(answering: Answering, row: GoldenRow, outputs: ModelOutputs, place: int) -> None:
-    expected = row.expected.model
-    if expected is None:
+def _same_outputs(
+    answering: Answering, row: GoldenRow, where: str, answered: Answered, below: Below, place: int
+) -> None:
+    """Compares what each rung says: of the model, the baseline and the rule."""
+    expected = row.expected
+    if expected.model is not None:
+        got = model_values(answered.outputs, place)
+        _same_rung(answering, row, where, expected.model, got)
+    if (below.baseline[place] is None) != (expected.baseline is None):
+        said = "nothing" if below.baseline[place] is None else f"{below.baseline[place]}"
+        raise _mismatch(row, f"{where}the baseline answers {said}", f"{expected.baseline}")
+    if expected.baseline is not None:
+        _same_rung(
+            answering, row, f"{where}the baseline's ", expected.baseline, below.baseline[place]
+        )
+    if expected.rules is None:
         return
-    for spec, column in zip(answering.outputs, outputs.values, strict=True):
-        got = column[place : place + 1]
-        wanted = as_array(spec, [expected[spec.name]])
-        if differing_rows(spec, wanted, got)[0]:
+    rule = rule_of(answered, below, place)
+    if expected.rule not in (None, rule):
+        raise _mismatch(row, f"{where}rule {rule!r} answers", f"{expected.rule!r}")
+    _same_rung(
+        answering, row, f"{where}the rules' ({rule}) ", expected.rules, rule_values(answering, rule)
+    )
+
+
+def _same_rung(
+    answering: Answering,
+    row: GoldenRow,
+    where: str,
+    expected: dict[str, Any],
+    got: Sequence[Any] | None,
+) -> None:
+    assert got is not None
+    for spec, value in zip(answering.outputs, got, strict=True):
+        wanted = expected[spec.name]
+        if not _is_same(spec, wanted, value):
             raise _mismatch(
                 row,
-                f"output {spec.name!r} is {got[0].tolist() if got.ndim > 1 else got.tolist()[0]!r}",
-                f"{expected[spec.name]!r} (tolerance {spec.tolerance.absolute:g})",
+                f"{where}output {spec.name!r} is {value!r}",
+                f"{wanted!r} (tolerance {spec.tolerance.absolute:g})",
             )
+
+
+def _is_same(spec: OutputSpec, wanted: Any, got: Any) -> bool:
+    if wanted is None or got is None:  # a rule without an opinion on the classes
+        return wanted is got
+    differ = differing_rows(spec, as_array(spec, [wanted]), as_array(spec, [got]))
+    return not differ[0]
 
 
 def as_array(spec: OutputSpec, values: list[Any]) -> NDArray[Any]:
@@ -158,30 +214,33 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _same_answer(answering: Answering, row: GoldenRow, answered: Answered) -> None:
+def _same_answer(
+    answering: Answering, row: GoldenRow, where: str, answered: Answered, place: int
+) -> None:
+    """Compares who answers by the policies, why, and the decision."""
     answers, expected = answered.answers, row.expected
     found = {
-        "rung": (rung_name(answers.outcome[0]), expected.rung),
-        "reasons": (tuple(answers.reasons.get(0, ())), expected.reasons),
-        "repaired": (answers.repaired.get(0, {}), expected.repaired),
-        "bad fields": (bad_fields(answering.fields, answers), expected.bad),
+        "rung is": (rung_name(answers.outcome[place]), expected.rung),
+        "reasons are": (tuple(answers.reasons.get(place, ())), expected.reasons),
+        "repaired fields are": (answers.repaired.get(place, {}), expected.repaired),
+        "bad fields are": (bad_fields(answering.fields, answers, place), expected.bad),
+        "failed checks are": (failed_checks(answering, answered, place), expected.failed_checks),
     }
     for what, (got, wanted) in found.items():
         if got != wanted:
-            raise _mismatch(row, f"the {what} are {got!r}", f"{wanted!r}")
-    if expected.rules is not None and answering.ladder.default != [
-        expected.rules[spec.name] for spec in answering.outputs
-    ]:
-        raise _mismatch(row, f"the rules answer {answering.ladder.default}", f"{expected.rules}")
-    if answers.decision[0] != expected.decision and not _near_edge(answering, answered):
-        raise _mismatch(row, f"the decision is {answers.decision[0]!r}", f"{expected.decision!r}")
+            raise _mismatch(row, f"{where}the {what} {got!r}", f"{wanted!r}")
+    decision = answers.decision[place]
+    if decision != expected.decision and not _near_edge(answering, answered, place):
+        raise _mismatch(row, f"{where}the decision is {decision!r}", f"{expected.decision!r}")
 
 
-def _near_edge(answering: Answering, answered: Answered) -> bool:
-    primary, spec = answered.outputs.values[0], answering.outputs[0]
-    if spec.kind == "label":
+def _near_edge(answering: Answering, answered: Answered, place: int) -> bool:
+    """Whether what is answered, by whichever rung, is within tolerance of a threshold."""
+    spec, value = answering.outputs[0], answered.answers.values[0][place]
+    if spec.kind == "label" or value is None:
         return False
-    return bool(answering.ladder.decisions.near_edge(primary, spec.tolerance.absolute)[0])
+    near = answering.ladder.decisions.near_edge(np.asarray([value]), spec.tolerance.absolute)
+    return bool(near[0])
 
 
 def _compare_batch(
@@ -189,10 +248,13 @@ def _compare_batch(
 ) -> int:
     """Features that are one unit off; raises for any other difference."""
     names = [field.name for field in answering.fields]
-    off = 0
+    reasons = {row.expected.reason for row in golden.rows}
+    below = {reason: answering.ladder.below(batch.plan, reason) for reason in reasons}
+    off, where = 0, "in a batch, "
     for place, row in enumerate(golden.rows):
-        off += _same_inputs(row, "in a batch, ", names, feature_names, batch, place)
-        _same_outputs(answering, row, batch.outputs, place)
+        off += _same_inputs(row, where, names, feature_names, batch, place)
+        _same_outputs(answering, row, where, batch, below[row.expected.reason], place)
+        _same_answer(answering, row, where, batch, place)
     return off
 
 

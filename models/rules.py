@@ -168,6 +168,8 @@ class Rules:
         reason: str,
     ) -> list[Raised]:
         """All rules that raise for this row, also those that it does not reach; as in `first`."""
+        if not self._conditions:
+            return []
         view = self._view(row, flags, record, reason)
         asked = (condition.holds(view) for condition in self._conditions)
         return [Raised(place, error) for place, (_, error) in enumerate(asked) if error]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -84,6 +85,88 @@ def packed(store: Path, version: str = "1", **settings: Any) -> Path:
         "progress": False,
     }
     return pack(store, "trips", version, **{**declared, **settings})
+
+
+SIMPLE_FEATURES = {
+    "distance": number("distance", unit="km", low=0, high=100).impute("median").standardize(),
+    "carrier": category("carrier").one_hot(),
+}
+"""What a baseline reads: fewer fields, declared as the model's are."""
+
+CHECKS: dict[str, Any] = {
+    "far_from_home": {
+        "holds": number("distance", unit="km", low=0, high=100) < 90,
+        "policy": "reject",
+    },
+    "workday_or_near": ~boolean("is_weekend", nullable=False)
+    | (number("distance", unit="km", low=0, high=100) < 70),
+}
+RULES: list[dict[str, Any]] = [
+    {"name": "long_weekend", "when": "r.is_weekend && r.distance > 60.0", "outputs": 0.75},
+    {"name": "unknown_carrier", "when": "flag.carrier == 'unknown'", "outputs": 0.5},
+    {"name": "too_late", "when": "reason == 'deadline'", "outputs": {"probability": 0.125}},
+]
+
+
+@cache
+def simple_features() -> tuple[Fitted, NDArray[np.float32]]:
+    """What a baseline reads, fitted, and the training rows of it."""
+    features = FeatureSet("trips-simple", version=1, features=SIMPLE_FEATURES)
+    return features.fit_transform(trips(), quiet=True)
+
+
+@cache
+def simple() -> tuple[Fitted, lgb.LGBMClassifier]:
+    """A baseline: one small tree over two of the fields, quicker to pack than a matrix."""
+    fitted, x = simple_features()
+    model = lgb.LGBMClassifier(
+        n_estimators=1, num_leaves=4, learning_rate=0.9, n_jobs=1, verbose=-1, random_state=0
+    )
+    return fitted, model.fit(x, trips()["late"])
+
+
+def full_bundle(store: Path, version: str = "1", **settings: Any) -> Path:
+    """A published bundle `trips/<version>` with everything: baseline, checks, rules, rejections.
+
+    Without other settings it is packed once a test run and copied. `distance` out of bounds is
+    rejected, as is one of 90 km and more by a check; `carrier` unknown goes to the rules, invalid
+    to the baseline, which does not accept it; `is_weekend` is not nullable, so its troubles go to
+    the baseline, as do weekend trips of 70 km and more by the other check.
+    """
+    if not settings:
+        folder = store / "trips" / version
+        return Path(shutil.copytree(_packed_once(version), folder))
+    return _packed_full(store, version, **settings)
+
+
+@cache
+def _kept() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="keelmark-tests-")  # gone when the tests are
+
+
+@cache
+def _packed_once(version: str) -> Path:
+    return _packed_full(Path(_kept().name), version)
+
+
+def _packed_full(store: Path, version: str, **settings: Any) -> Path:
+    declared: dict[str, Any] = {
+        "baseline": simple(),
+        "checks": CHECKS,
+        "rules": RULES,
+        "policies": {
+            "distance": {"out_of_bounds": "reject"},
+            "carrier": {"unknown": "rules", "invalid": "baseline"},
+        },
+        "baseline_accepts": {"distance": ["missing"], "carrier": ["missing", "unknown"]},
+        "slices": ("carrier", "is_weekend", "driver"),
+        "owner": "Ada",
+        "contact": "ada@example.org",
+        "objectives": {"latency_ms": 25, "availability": 0.999, "degraded": 0.01},
+        "intended_use": "To tell passengers that a trip may be late.",
+        "limits": "Not for trips beyond 100 km.",
+    }
+    return packed(store, version, **{**declared, **settings})
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -324,6 +324,7 @@ class OffInBatches:
     def __init__(self, bundle: Bundle, *, steps: int = 0, flag: int = 0) -> None:
         self._bundle, self._steps, self._flag = bundle, steps, flag
         self.ladder, self.fields, self.outputs = bundle.ladder, bundle.fields, bundle.outputs
+        self.fallback = bundle.fallback
         self.encoder: Any = self
 
     def encode(self, records: Any) -> Encoded:
