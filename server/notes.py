@@ -49,7 +49,7 @@ class NoteWriter:
         self._outputs = [output.name for output in bundle.outputs]
         self._rules = [rule.name for rule in bundle.fallback.rules]
 
-    def notes(self, answers: Answers) -> Mapping[int, int]:
+    def of(self, answers: Answers) -> Mapping[int, int]:
         """The bits of each row that has notes; ready for `Counter.write`.
 
         A repair counts where the model then answered, and a rule where its answer was given: a
