@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features import FeatureSet, category, number
 from models.manifest import OutputSpec
+from models.store import Store
 from models.tensor_packing import pack_tensors
 from server.cli import main
 from server.cli.exits import DONE, REFUSED, UNAVAILABLE, USAGE
@@ -22,7 +24,7 @@ from server.events import EventLog
 from server.tokens import Tokens
 from tests.serving import serving
 from tests.test_tensor_packing import EXAMPLES, two_inputs
-from tests.tiny import GOOD, NAME, SECRET, pack_tiny, table
+from tests.tiny import GOOD, NAME, SECRET, pack_tiny, table, trained
 
 BAD = {**GOOD, "age": None}
 
@@ -80,7 +82,7 @@ def folder(store: Path) -> Path:
 def test_help_names_every_command_and_the_exit_codes(run: Run):
     ran = run("--help")
     assert ran.code == DONE
-    for word in ("serve", "verify", "inspect", "predict", "demo", "Exit codes: 0 done"):
+    for word in ("serve", "verify", "inspect", "predict", "features", "demo", "Exit codes: 0 done"):
         assert word in ran.out
 
 
@@ -396,6 +398,93 @@ def test_values_of_sensitive_fields_are_in_no_error(run: Run, folder: Path):
     assert str(SECRET) not in ran.out + ran.err
 
 
+# features
+
+
+@pytest.fixture
+def varied(store: Path, tmp_path: Path) -> Path:
+    """The tiny bundle twice, and one that reads `age` and makes `city` otherwise."""
+    fitted, _ = trained()
+    age, city = number("age", unit="weeks", description="of a child"), category("city")
+    other = FeatureSet(
+        "kids", version=1, features={"age": age.standardize(), "city": city.frequency()}
+    )
+    rows = table(50)
+    fits = {"tiny/1": fitted, "tiny/2": fitted, "kids/1": other.fit(rows, quiet=True)}
+    for bundle, fit in fits.items():
+        (tmp_path / bundle).mkdir(parents=True)
+        fit.save(tmp_path / bundle / "features.json")
+    return tmp_path
+
+
+def test_features_of_a_store_are_listed_with_their_users(run: Run, store: Path):
+    ran = run("features", "--store", store, "--check")
+    assert ran.code == DONE
+    for text in (
+        "number('age', nullable=False, description='in full years', unit='y', low=0, high=120)",
+        "impute(number('height'), with='median')",
+        "tiny/1",
+    ):
+        assert text in ran.out
+    assert "differs" not in ran.out
+
+
+def test_a_name_that_means_two_things_is_marked_and_fails_the_check(run: Run, varied: Path):
+    ran = run("features", "--store", varied)
+    assert ran.code == DONE
+    marked = [line.split()[0] for line in ran.out.splitlines() if "differs: 1 of 2" in line]
+    assert marked == ["age", "city"]
+    assert "Defined in several ways: field 'age', feature 'city'." in ran.out
+    assert run("features", "--store", varied, "--check").code == REFUSED
+
+
+def test_features_as_json(run: Run, varied: Path):
+    found = run("features", "--store", varied, "--json", "--check")
+    assert found.code == REFUSED
+    assert found.json["conflicts"] == ["field 'age'", "feature 'city'"]
+    kids, tiny = found.json["fields"]["age"]
+    assert kids["definition"] == {"name": "age", "kind": "number", "unit": "weeks"}
+    assert (kids["bundles"], tiny["bundles"]) == (["kids/1"], ["tiny/1", "tiny/2"])
+    (hour,) = found.json["features"]["hour"]
+    assert hour["definition"] == {"op": "hour/1", "of": [{"field": "seen"}]}
+    assert hour["text"] == "hour(timestamp('seen'))"
+
+
+def test_features_of_live_bundles_alone(run: Run, varied: Path):
+    def conflicts() -> list[str]:
+        return run("features", "--store", varied, "--live", "--json").json["conflicts"]
+
+    assert conflicts() == []  # nobody said which version of tiny is to be live
+    Store(varied).set_live("tiny", "2", by="the tests")
+    assert conflicts() == ["field 'age'", "feature 'city'"]
+
+
+def test_only_documentation_differs_and_is_no_conflict(run: Run, tmp_path: Path):
+    for version, words in (("1", "in full years"), ("2", "as of today")):
+        age = number("age", description=words, example=int(version))
+        fit = FeatureSet("s", version=1, features={"age": age}).fit(table(50), quiet=True)
+        (tmp_path / "s" / version).mkdir(parents=True)
+        fit.save(tmp_path / "s" / version / "features.json")
+    assert run("features", "--store", tmp_path, "--check").code == DONE
+
+
+def test_features_that_cannot_be_read_are_told_and_fail_the_check(run: Run, varied: Path):
+    (varied / "kids" / "1" / "features.json").write_text("{")
+    path = varied / "tiny" / "2" / "features.json"
+    path.write_text(path.read_text().replace('"hour"', '"hours"'))
+    ran = run("features", "--store", varied)
+    assert ran.code == DONE
+    assert "kids/1: features.json cannot be read" in ran.out
+    assert "tiny/2: features.json says spec_digest" in ran.out
+    assert run("features", "--store", varied, "--check").code == REFUSED
+
+
+def test_features_of_no_store_are_unavailable(run: Run, tmp_path: Path):
+    ran = run("features", "--store", tmp_path / "nowhere")
+    assert ran.code == UNAVAILABLE
+    assert "FeaturesNotFound: no store at" in ran.err
+
+
 # demo
 
 
@@ -466,8 +555,8 @@ def test_a_taken_name_and_a_missing_token_are_refused(run: Run, tmp_path: Path):
 
 def test_the_latest_events_are_shown(run: Run, tmp_path: Path):
     log = EventLog(tmp_path)
-    for number in range(5):
-        log.append("forced", who="ann", model="flights", after=f"rules{number}")
+    for count in range(5):
+        log.append("forced", who="ann", model="flights", after=f"rules{count}")
     shown = run("events", "--last", 2, "--state-dir", tmp_path, "--json")
     assert [(event["n"], event["after"]) for event in shown.json] == [(4, "rules3"), (5, "rules4")]
     assert "ann" in run("events", "--state-dir", tmp_path).out

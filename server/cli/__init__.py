@@ -9,7 +9,7 @@ import typer
 
 from features.errors import FeatureError
 from models.errors import ServingError
-from server.cli import demo, events, inspect, predict, serve, token, verify
+from server.cli import demo, events, features, inspect, predict, serve, token, verify
 from server.cli.exits import code_of
 from server.cli.show import complain
 from server.settings import SettingsError
@@ -28,6 +28,7 @@ app.command()(serve.serve)
 app.command()(verify.verify)
 app.command()(inspect.inspect)
 app.command()(predict.predict)
+app.command()(features.features)
 app.command()(demo.demo)
 app.command()(events.events)
 app.add_typer(token.app, name="token")

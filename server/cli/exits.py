@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from features.errors import FeaturesNotFound
 from models.errors import BundleNotFound, StoreError
 from server.settings import SettingsError
 
@@ -18,5 +19,5 @@ def code_of(error: Exception) -> int:
     """The exit code of an error that ended a command."""
     if isinstance(error, SettingsError):
         return USAGE
-    unavailable = BundleNotFound, StoreError, ModuleNotFoundError
+    unavailable = BundleNotFound, FeaturesNotFound, StoreError, ModuleNotFoundError
     return UNAVAILABLE if isinstance(error, unavailable) else REFUSED

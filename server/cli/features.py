@@ -1,0 +1,101 @@
+"""`keelmark features`: the fields and features of a store, and names that mean two things."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from features.library import Library, read_library
+from features.survey import Definition, Survey, survey
+from models.errors import NothingLive
+from models.store import Store
+from server.cli.bundles import AsJson, StoreOption
+from server.cli.exits import REFUSED
+from server.cli.show import out, say_json, table
+from server.settings import load
+
+
+def features(
+    *,
+    store: StoreOption = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Only of the bundles that are to be live.")
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="End with 1 if a name means two things in two bundles."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lists the fields and features of a store: how each is declared, and which bundles use it.
+
+    A name with another definition in another bundle is marked. Ends with 4 if there is no store;
+    with --check with 1 if a name is marked or a bundle's features.json cannot be read.
+    """
+    home = Store(load({"store": store}).settings.store)
+    library = read_library(home)
+    found = survey(_live(library, home) if live else library)
+    if as_json:
+        say_json(
+            {
+                "store": library.store,
+                "fields": _as_json(found.fields),
+                "features": _as_json(found.features),
+                "conflicts": found.conflicts,
+                "unreadable": found.unreadable,
+            }
+        )
+    else:
+        _show(found)
+    if check and (found.conflicts or found.unreadable):
+        raise typer.Exit(REFUSED)
+
+
+def _live(library: Library, home: Store) -> Library:
+    """What the owner wants to be live: one version of each model at most."""
+    wished = set(_wished(home))
+    return Library(
+        library.store,
+        tuple(one for one in library.stored if one.bundle in wished),
+        {bundle: why for bundle, why in library.unreadable.items() if bundle in wished},
+    )
+
+
+def _wished(home: Store) -> Iterator[str]:
+    for name in home.names():
+        try:
+            yield f"{name}/{home.resolve(name)}"
+        except NothingLive:
+            continue
+
+
+def _as_json(named: Mapping[str, tuple[Definition, ...]]) -> dict[str, Any]:
+    return {
+        name: [{"definition": one.data, "text": one.text, "bundles": one.bundles} for one in ones]
+        for name, ones in named.items()
+    }
+
+
+def _show(found: Survey) -> None:
+    console = out()
+    columns = ("definition", "bundles", "")
+    console.print(table("Fields", ("field", *columns), _rows(found.fields)))
+    console.print(table("Features", ("feature", *columns), _rows(found.features)))
+    for bundle, why in found.unreadable.items():
+        console.print(f"{bundle}: {why}", markup=False, soft_wrap=True)
+    if found.conflicts:
+        console.print(
+            f"Defined in several ways: {', '.join(found.conflicts)}. Rename one of each, or take "
+            "its definition from the other: FeatureSet.load(store, …).field(…)",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _rows(named: Mapping[str, tuple[Definition, ...]]) -> Iterator[tuple[str, ...]]:
+    """A line a definition; those of a name that has several are numbered."""
+    for name, definitions in named.items():
+        for number, one in enumerate(definitions, 1):
+            mark = f"differs: {number} of {len(definitions)}" if len(definitions) > 1 else ""
+            yield name, escape(one.text), ", ".join(one.bundles), mark
