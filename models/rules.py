@@ -406,6 +406,13 @@ def _category_reader(field: Field, vocabulary: tuple[str, ...]) -> Reader:
         if value > known or own.__class__ is not of:
             return None
         # Cut before and after: normalization may lengthen a text, and its cost grows with it.
-        return normalize(str(own)[:MOST_OF_A_TEXT])[:MOST_OF_A_TEXT]
+        return normalize(_text(own))[:MOST_OF_A_TEXT]
 
     return read
+
+
+def _text(own: int | str) -> str:
+    """A caller's value as the engine can take it: no half of a character, no endless number."""
+    if isinstance(own, int):
+        return str(own) if own.bit_length() < MOST_OF_A_TEXT else ""
+    return own[:MOST_OF_A_TEXT].encode(errors="replace").decode()
