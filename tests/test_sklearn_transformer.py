@@ -20,7 +20,6 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
@@ -418,16 +417,17 @@ def test_polars_and_other_processes_in_a_search():
 # to a bundle
 
 
-def test_a_pipeline_is_packed_by_its_parts(tmp_path: Path):
-    model = HistGradientBoostingClassifier(max_iter=10, random_state=0)
-    pipe: Any = Pipeline([("features", transformer()), ("model", model)]).fit(table(), late())
+@pytest.mark.parametrize("between", [[], [("scale", StandardScaler())]], ids=["alone", "scaled"])
+def test_a_pipeline_is_packed_by_its_parts(between: list[Any], tmp_path: Path):
+    steps = [("features", transformer()), *between, ("model", LogisticRegression())]
+    pipe: Any = Pipeline(steps).fit(table(), late())
     bundle = Bundle.open(
         pack(
             tmp_path,
             "rows",
             "1",
             features=pipe[0].fitted_,
-            model=pipe[-1],
+            model=pipe[1:] if between else pipe[-1],
             training=table(),
             target=late(),
             default=0.5,
