@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from features.expressions import Boolean
+from models.declared import plain_answer
 from models.errors import PackingError
 from models.manifest import Check, CheckPolicy, OutputSpec, Rule
 
@@ -151,4 +152,8 @@ def _complete(where: str, given: Any, outputs: Sequence[OutputSpec]) -> dict[str
             f"{where} has no value for {missing}; name one for each output, as in 'outputs': "
             f"{dict.fromkeys(names, '...')}"
         )
-    return values
+    specs = {spec.name: spec for spec in outputs}
+    return {
+        name: plain_answer(specs[name], value) if name in specs else value
+        for name, value in values.items()
+    }

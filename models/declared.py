@@ -13,7 +13,7 @@ from features.feature_set import Fitted
 from models.convert.graph import Native
 from models.errors import PackingError
 from models.manifest import Decision, Label, Objectives, OutputSpec, Threshold, Tolerance
-from models.outputs import MOST_DECISIONS, ModelOutputs, ValidRange
+from models.outputs import MOST_DECISIONS, ModelOutputs, check_answer
 
 EXACT: Final = 1e-6
 FLOAT32: Final = 1e-5
@@ -139,27 +139,19 @@ def full_default(
         )
     chosen = {**usual, **own}
     for spec in outputs:
-        _check_default(spec, chosen[spec.name])
+        chosen[spec.name] = plain_answer(spec, chosen[spec.name])
+        try:
+            check_answer(spec, chosen[spec.name])
+        except ValueError as error:
+            raise PackingError(f"default of {error}") from error
     return chosen
 
 
-def _check_default(spec: OutputSpec, value: Any) -> None:
-    where = f"default of output {spec.name!r}: {value!r}"
-    if spec.kind == "label":
-        if spec.classes and value not in spec.classes:
-            raise PackingError(f"{where} is none of its classes {list(spec.classes)}")
-        return
-    if value is None and spec.kind == "class_probabilities":
-        return
-    try:
-        column = np.asarray([value], np.float64)
-    except (TypeError, ValueError) as error:
-        raise PackingError(f"{where} is not a number") from error
-    if column.shape[1:] != spec.shape[1:] or ValidRange(spec).invalid_rows(column)[0]:
-        raise PackingError(
-            f"{where} is not a valid answer of shape {list(spec.shape[1:])}, from {spec.low} to "
-            f"{spec.high}"
-        )
+def plain_answer(spec: OutputSpec, value: Any) -> Any:
+    """An answer as the owner wrote it, as the model gives it: whole labels are integers."""
+    plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    is_whole = spec.kind == "label" and spec.dtype == "int64" and isinstance(plain, bool)
+    return int(plain) if is_whole else plain
 
 
 def read_label(
