@@ -162,7 +162,8 @@ def _check_numbers(spec: OutputSpec, value: Any) -> None:
         column = np.asarray([value], np.float64)
     except (ValueError, OverflowError):  # ragged, or an integer beyond float64
         column = np.empty(0)
-    fits = column.ndim == len(spec.shape) and all(
+    fits = column.size and column.ndim == len(spec.shape)
+    fits = fits and all(
         wanted in (-1, size) for wanted, size in zip(shape, column.shape[1:], strict=True)
     )
     if not fits or ValidRange(spec).invalid_rows(column)[0]:

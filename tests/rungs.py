@@ -211,6 +211,7 @@ def answered(answers: Answers, row: int) -> dict[str, Any]:
                 "failed_checks",
                 "bad_checks",
                 "rule",
+                "rule_errors",
                 "invalid_outputs",
             )
         },
