@@ -18,6 +18,7 @@ from server.core import Core
 from server.http_counters import HttpCounters
 from server.iteration import Iteration
 from server.protocols.predict import Answer, Header
+from server.settings import MOST_DEADLINE_MS
 from server.slow_bodies import SlowBodies
 
 Scope = MutableMapping[str, Any]
@@ -36,6 +37,7 @@ READ: Final = frozenset(
         b"x-request-id",
         b"traceparent",
         b"keelmark-strict",
+        b"keelmark-deadline-ms",
         b"transfer-encoding",
     }
 )
@@ -48,6 +50,7 @@ CODE: Final = "keelmark.code"
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_NUMBER: Final = re.compile(rb"[1-9][0-9]{0,4}").fullmatch
 _MEDIA_TYPE: Final = re.compile(
     rb"application/(?:[a-z0-9.+-]+\+)?json(?:\s*;\s*charset\s*=\s*\"?utf-?8\"?)?\s*", re.IGNORECASE
 ).fullmatch
@@ -58,6 +61,7 @@ class Asking:
 
     __slots__ = (
         "content_encoding",
+        "deadline_ns",
         "declared_bytes",
         "is_chunked",
         "is_strict",
@@ -69,6 +73,7 @@ class Asking:
     def __init__(self) -> None:
         self.content_encoding = b"identity"
         self.declared_bytes = 0
+        self.deadline_ns: int | None = None
         self.is_chunked = False
         self.is_strict = False
         self.media_type: bytes | None = None
@@ -138,7 +143,8 @@ class Lane:
             request.version = version_in(query)
         if self.under_way is not None and len(self.under_way) == 1:
             # Whatever the same poll read is under way already: nobody to share a run with.
-            return self._answer_alone(request)
+            answer = self._answer_alone(request)
+            return answer if isinstance(answer, Answer) else await answer
         return await self._answer_with_others(request)
 
     @staticmethod
@@ -151,12 +157,19 @@ class Lane:
             asking.request_id,
             asking.traceparent,
             asking.is_strict,
+            asking.deadline_ns,
         )
 
-    def _answer_alone(self, request: Request) -> Answer:
+    def _answer_alone(self, request: Request) -> Answer | asyncio.Future[Answer]:
+        """The answer, or who will have it when the runner's thread is done with the request."""
         answers: list[Answer] = []
-        self.core.settle([self.core.arrive(request, answers.append)])
-        return answers[0]
+        asked = self.core.arrive(request, answers.append)
+        self.core.settle([asked])
+        if answers:
+            return answers[0]
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        asked.hand_over = partial(hand_over, answered)
+        return answered
 
     def _answer_with_others(self, request: Request) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
@@ -246,16 +259,30 @@ def read_headers(headers: Iterable[Header]) -> Asking:
                 asking.is_strict = value not in (b"", b"0", b"false")
             elif name == b"transfer-encoding":
                 asking.is_chunked = True
+            elif name == b"keelmark-deadline-ms":
+                asking.deadline_ns = deadline_in(value)
             else:
                 asking.content_encoding = value.lower()
     return asking
 
 
+def deadline_in(value: bytes) -> int:
+    """Nanoseconds of a deadline in milliseconds; 0 for one that is none."""
+    ms = int(value) if _NUMBER(value) else 0
+    return ms * 1_000_000 if ms <= MOST_DEADLINE_MS else 0
+
+
 def check(method: str, asking: Asking) -> None:
-    """Refuses what is no JSON sent by POST."""
+    """Refuses what is no JSON sent by POST, and a deadline that is none."""
     if method != "POST":
         raise RequestError(
             "method_not_allowed", f"{method:.20} is not answered here; send the record with POST."
+        )
+    if asking.deadline_ns == 0:
+        raise RequestError(
+            "undecodable",
+            f"Keelmark-Deadline-Ms is no whole number from 1 to {MOST_DEADLINE_MS}; send "
+            "milliseconds from the request's headers to its answer, or leave it out.",
         )
     media_type = asking.media_type
     if media_type != b"application/json" and media_type is not None and not _MEDIA_TYPE(media_type):

@@ -1,54 +1,94 @@
 """From bytes to answers: the one path that every lane takes.
 
-A request goes down once and comes back once. `arrive` takes it as far as it can go alone:
-decoded, routed, encoded. `settle` takes the requests that one loop iteration brought the rest of
-the way, with one run a route: run, ladder, count, answer. One request alone is a list of one. All
-of it happens on the event loop's thread: the counters' ring has one writer.
+A request goes down once and comes back once. `arrive` takes it as far as it can go alone: routed,
+decoded, encoded. `settle` takes the requests that one loop iteration brought the rest of the way,
+with one run a route: run, ladder, count, answer. One request alone is a list of one.
+
+What would hold up the loop is done by the same functions in the runner's thread: reading (`server.
+reading`) and working (`server.work`). Deciding where (`server.placing`), counting and answering are
+always the loop's: the counters' ring has one writer, and an answer is given once.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.bundle import Bundle
 from models.errors import RequestError
-from models.ladder import Answers, Plan
-from models.outputs import ModelOutputs
-from server.asked import Asked, Request, Results, together
-from server.counting import commit, commit_failed, measured, write_rows
+from models.ladder import MODEL, Answers
+from models.vocabulary import REASONS
+from server.asked import Asked, Request, Results
+from server.breaker import CLOSED
+from server.cost import LOOP_NS
+from server.counting import commit, commit_failed, write_rows
 from server.logs import Seldom, logger, where
+from server.placing import (
+    HERE,
+    Place,
+    fits_here,
+    is_worth_below,
+    may_answer_below,
+    overdue_ns,
+    place,
+    predicted_ns,
+)
 from server.prediction_ids import PredictionIds
-from server.protocols.predict import Answer, decode, error_answer
-from server.refusals import NO_ERRORS, RowErrors, errors_of
+from server.protocols.predict import STATUS, Answer, error_answer
+from server.reading import read
+from server.refusals import NO_ERRORS, RowError, RowErrors, errors_of
 from server.routes import Route, RouteTable
+from server.runner import Job, Runner, ThreadDied
 from server.settings import Settings
+from server.work import work
 
 DRAINING: Final = "this server is about to stop; send the request again over a new connection."
 INTERNAL: Final = (
     "something went wrong in the server, not in your request; its operators find the reason in the "
     "log under this request id. Trying again may help."
 )
+TURNED_AWAY: Final = {
+    "deadline": "the model cannot answer within the deadline, and what could answer for it cannot "
+    "either. Send fewer records in a request, allow more time with Keelmark-Deadline-Ms, or try "
+    "again.",
+    "overloaded": "too many requests wait for this model, and what could answer for it would take "
+    "too long too. Try again a little later.",
+}
+REASON_OF: Final = {"deadline": REASONS.index("deadline"), "overloaded": REASONS.index("overload")}
 
 
 class Core:
-    """What the path needs beside the request: limits, the current route table, ids."""
+    """What the path needs beside the request: limits, the current route table, ids, the runner.
 
-    __slots__ = ("_log", "_seldom", "ids", "is_draining", "routes", "settings")
+    Attributes:
+        runner: of long work; without one everything is run where it is asked for, as warming up
+            does.
+    """
+
+    __slots__ = ("_log", "_seldom", "ids", "is_draining", "routes", "runner", "settings")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.routes = RouteTable()
         self.ids = PredictionIds()
         self.is_draining = False
+        self.runner: Runner | None = None
         self._log = logger("core")
         self._seldom = Seldom()
 
+    def start_runner(self) -> None:
+        """From now on long work is done in a thread. On the loop."""
+        self.runner = Runner(
+            self._do,
+            self._take_back,
+            self._answer_overdue,
+            capacity=self.settings.queue_requests,
+        )
+        self.runner.start()
+
     def arrive(self, request: Request, hand_over: Callable[[Answer], None]) -> Asked:
-        """Picks the route (once), decodes and encodes.
+        """Picks the route (once), and reads the body, unless that would take too long here.
 
         Args:
             request: as the lane has read it.
@@ -59,40 +99,59 @@ class Core:
         """
         if self.is_draining:
             raise RequestError("draining", DRAINING)
-        began = perf_counter_ns()
         route = self.routes.pick(request.model, request.version)
-        records, is_single = decode(request.body, self.settings)
-        strays = {} if is_single else objects_only(records)
-        decoded = perf_counter_ns()
-        encoded = route.bundle.encoder.encode(records)
-        done = perf_counter_ns()
-        return Asked(
-            request,
-            hand_over,
-            route,
-            records,
-            is_single,
-            strays,
-            encoded,
-            time.time(),
-            decoded - began,
-            done - decoded,
-            done,
-        )
+        deadline_ns = request.began_ns + (request.deadline_ns or route.deadline_ns)
+        now_ns = perf_counter_ns()
+        asked = Asked(request, hand_over, route, deadline_ns, time.time(), now_ns)
+        read(asked, self.settings, now_ns, math.inf if self.runner is None else LOOP_NS)
+        return asked
 
     def settle(self, asked: list[Asked]) -> None:
-        """Answers what one loop iteration brought; each gets its answer, whatever happens."""
-        for route, group in by_route(asked):
+        """Answers what one loop iteration brought; each gets its answer, whatever happens.
+
+        What may not be run here with the others goes its own way, and is answered later perhaps.
+        """
+        now_ns = perf_counter_ns()
+        here: list[Asked] = []
+        for one in asked:
+            if fits_here(one, now_ns):
+                here.append(one)
+            else:
+                self._send(one, now_ns)
+        if len(here) == 1:
+            self._settle_group(here[0].route, here)
+            return
+        for route, group in by_route(here):
             self._settle_group(route, group)
 
     def refuse(self, error: RequestError, request_id: bytes | None) -> Answer:
         """The answer to a request that did not get through `arrive`."""
         return error_answer(error.code, error.message, request_id or self.ids.next())
 
+    def queued(self, route: Route) -> int:
+        """Requests of a route that wait for the runner's thread."""
+        return 0 if self.runner is None else self.runner.queued(route)
+
+    # here, on the loop
+
+    def _send(self, asked: Asked, now_ns: int) -> None:
+        """Settles a request on a way of its own: alone, from below, in the thread, or not."""
+        try:
+            found = place(asked, now_ns, self.runner)
+            if found.refused is not None:
+                self._turn_away(asked, found.refused)
+            elif found.is_in_thread and self.runner is not None:
+                self.runner.submit(Job(asked, found, predicted_ns(asked), overdue_ns(asked)))
+            else:
+                self._settle_alone(asked, found)
+        except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
+            self._fail(asked, error)
+
     def _settle_group(self, route: Route, group: list[Asked]) -> None:
         try:
-            results = self._run(route, group)
+            results = work(route, group)
             if results is not None:
+                self._take_note(route, results)
                 self._finish(route, group, results)
                 return
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
@@ -102,33 +161,106 @@ class Core:
         # One of them broke what they shared; alone, only that one can fail.
         for asked in group:
             if not asked.is_answered:
-                self._settle_group(route, [asked])
+                self._settle_again(asked)
 
-    def _run(self, route: Route, group: list[Asked]) -> Results | None:
-        """Plans, asks the model, judges. None when a run that was shared raised."""
-        began = perf_counter_ns()
-        encoded = together(group)
-        ladder = route.bundle.ladder
-        plan = ladder.plan(encoded)
-        planned = perf_counter_ns()
-        outputs = self._ask_model(route.bundle, plan)
-        ran = perf_counter_ns()
-        if outputs is None and len(group) > 1 and plan.asks_model:
-            return None
-        answers = ladder.judge(plan, outputs)
-        columns = measured(route, outputs, len(plan.rows))
-        done = perf_counter_ns()
-        ladder_ns = done - ran + planned - began
-        return Results(encoded, columns, answers, began, ran - planned, ladder_ns, done)
+    def _settle_again(self, asked: Asked) -> None:
+        """Runs a request alone whose shared run raised, if the breaker and its deadline let it."""
+        if asked.route.breaker.state != CLOSED:
+            self._settle_below(asked, "breaker")
+        elif perf_counter_ns() + predicted_ns(asked) < asked.deadline_ns:
+            self._settle_group(asked.route, [asked])
+        else:
+            self._settle_below(asked, "model_error")
 
-    def _ask_model(self, bundle: Bundle, plan: Plan) -> ModelOutputs | None:
-        if not (plan.asks_model and len(plan.rows)):
-            return None
+    def _settle_below(self, asked: Asked, failed: str) -> None:
+        """Answers from a lower rung."""
         try:
-            return run_rows(bundle, plan.rows)
-        except Exception as error:  # noqa: BLE001  (onnxruntime raises many kinds; the ladder answers)
-            self._say_raised(bundle, error)
-            return None
+            self._settle_alone(asked, Place(failed=failed))
+        except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
+            self._fail(asked, error)
+
+    def _settle_alone(self, asked: Asked, found: Place) -> None:
+        results = work(asked.route, [asked], found.failed)
+        assert results is not None, "only a run that was shared has no results"
+        self._take_note(asked.route, results, found)
+        self._finish(asked.route, [asked], results)
+
+    def _take_note(self, route: Route, results: Results, found: Place = HERE) -> None:
+        """Tells a run to the pace and the breaker, and what it raised to the log."""
+        if not results.has_run:
+            if found.is_probe:
+                route.breaker.not_probed()
+            return
+        answers, error = results.answers, results.error
+        if error is None:
+            measured_ns = route.cost.predict_ns(len(answers.outcome))
+            route.pace.took(results.run_ns, measured_ns, found.is_trial)
+            if route.breaker.is_calm and not answers.invalid_outputs:
+                return  # as almost always
+        else:
+            self._say_raised(route.bundle, error)
+        invalid = len(answers.invalid_outputs)
+        is_bad = error is not None or invalid > answers.outcome.count(MODEL)
+        if found.is_probe:
+            route.breaker.probed(is_bad=is_bad)
+        else:
+            route.breaker.ran(is_bad=is_bad)
+
+    # in the runner's thread
+
+    def _do(self, job: Job) -> Results | None:
+        """Reads and runs a request; what it raises is told to the loop."""
+        if not job.asked.is_read:
+            read(job.asked, self.settings, perf_counter_ns())
+        return work(job.asked.route, [job.asked], job.place.failed)
+
+    # on the loop again
+
+    def _take_back(self, job: Job, outcome: Any) -> None:
+        """Answers a job that the thread is through with, unless it was too late."""
+        asked, route = job.asked, job.asked.route
+        if job.is_counted:
+            route.notice.ended()
+        if isinstance(outcome, Results):
+            self._take_note(route, outcome, job.place)
+        elif isinstance(outcome, ThreadDied):
+            self._say_raised(route.bundle, outcome)
+            told = route.breaker.probed if job.place.is_probe else route.breaker.ran
+            told(is_bad=True)
+        elif job.place.is_probe:
+            route.breaker.not_probed()
+        if asked.is_answered:
+            return
+        if isinstance(outcome, Results):
+            self._finish_late(asked, outcome)
+        elif isinstance(outcome, RequestError):
+            self._hand_over(asked, self.refuse(outcome, asked.request.request_id))
+        elif isinstance(outcome, ThreadDied) and may_answer_below(asked):
+            self._settle_below(asked, "model_error")
+        else:
+            self._fail(asked, outcome)
+
+    def _finish_late(self, asked: Asked, results: Results) -> None:
+        try:
+            self._finish(asked.route, [asked], results)
+        except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
+            self._fail(asked, error)
+
+    def _answer_overdue(self, job: Job) -> None:
+        """Answers a request without its run, which goes on if it has begun."""
+        asked = job.asked
+        if job.is_counted:
+            asked.route.notice.abandoned()
+        elapsed_ns = perf_counter_ns() - job.began_ns if job.began_ns else 0
+        if is_worth_below(asked, elapsed_ns):
+            self._settle_below(asked, "deadline")
+            return
+        try:
+            self._turn_away(asked, "deadline")
+        except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
+            self._fail(asked, error)
+
+    # the end of every way
 
     def _finish(self, route: Route, group: list[Asked], results: Results) -> None:
         """Counts each request and, right after it, hands its answer over."""
@@ -152,6 +284,14 @@ class Core:
         if first in errors:
             return writer.refused(errors[first], request_id)
         return writer.single(answers, first, request_id, prediction_id)
+
+    def _turn_away(self, asked: Asked, code: str) -> None:
+        """503 or 504 for a whole request; its rows, where they are known, count as failed."""
+        request_id = asked.request.request_id or self.ids.next()
+        error = RowError(code, TURNED_AWAY[code], STATUS[code])
+        answer = asked.route.writer.refused(error, request_id)
+        commit_failed(asked, REASON_OF[code])
+        self._hand_over(asked, answer)
 
     def _fail(self, asked: Asked, error: Exception) -> None:
         """500 for a request that a defect of ours hit; its rows count as failed."""
@@ -229,15 +369,6 @@ def may_share(route: Route, group: list[Asked]) -> bool:
     return route.bundle.batch_exact and rows <= route.counter.capacity
 
 
-def run_rows(bundle: Bundle, rows: NDArray[np.float64]) -> ModelOutputs:
-    """The model's outputs; row by row where a batch would give other bits."""
-    if bundle.batch_exact or len(rows) == 1:
-        return bundle.run(rows)
-    single = [bundle.run(rows[row : row + 1]) for row in range(len(rows))]
-    columns = zip(*(one.values for one in single), strict=True)
-    return ModelOutputs([np.concatenate(column) for column in columns])
-
-
 def find_errors(group: list[Asked], answers: Answers) -> RowErrors:
     """The rows that get an error instead of an answer, by their place in the run; mostly none."""
     errors: dict[int, Any] = {}
@@ -254,11 +385,3 @@ def find_errors(group: list[Asked], answers: Answers) -> RowErrors:
             )
         first += len(asked.records)
     return errors or NO_ERRORS
-
-
-def objects_only(records: list[Any]) -> dict[int, Any]:
-    """Takes out, by row, what is no object, and leaves an empty record in its place."""
-    strays = {row: item for row, item in enumerate(records) if type(item) is not dict}
-    for row in strays:
-        records[row] = {}
-    return strays

@@ -1,4 +1,4 @@
-"""What a run costs by its number of rows, as a bundle's gate measured it on this machine."""
+"""What the steps of a request cost on this machine, as they were measured before it serves."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -7,37 +7,57 @@ from typing import Final
 
 import numpy as np
 
-FLUSH_SECONDS: Final = 250e-6
-"""`run` time that one flush may take before other callbacks get their turn."""
+LOOP_SECONDS: Final = 250e-6
+"""What may happen on the event loop at a time before other callbacks get their turn: a flush's
+`run`, or a whole request."""
+
+LOOP_NS: Final = round(LOOP_SECONDS * 1e9)
+FEW_ROWS: Final = 65
 
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """The warm-up curve of a bundle.
+    """The curve of something that takes rows: the model's runs, or the answers of lower rungs.
 
     Attributes:
         rows, seconds: the measured points; both rise.
         flush_share: share of a flush's 250 µs that a row takes in a batch that fills it.
+        few_ns: nanoseconds by number of rows, for small ones, so that nothing is computed.
     """
 
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
     flush_share: float
+    few_ns: tuple[float, ...]
 
     def predict_seconds(self, rows: int) -> float:
         """Time of a run of so many rows: between the measured points, beyond them in proportion."""
-        place = bisect_left(self.rows, rows)
-        if place == len(self.rows):
-            return self.seconds[-1] * rows / self.rows[-1]
-        if place == 0:
-            return self.seconds[0]
-        few, many = self.rows[place - 1], self.rows[place]
-        less, more = self.seconds[place - 1], self.seconds[place]
-        return less + (more - less) * (rows - few) / (many - few)
+        return _on_curve(self.rows, self.seconds, rows)
+
+    def predict_ns(self, rows: int) -> float:
+        """The same in nanoseconds."""
+        if rows < FEW_ROWS:
+            return self.few_ns[rows]
+        return _on_curve(self.rows, self.seconds, rows) * 1e9
 
 
-UNMEASURED: Final = RunCost(rows=(1,), seconds=(FLUSH_SECONDS,), flush_share=1.0)
-"""What a bundle costs whose gate measured no runs: a row fills a flush."""
+@dataclass(frozen=True, slots=True)
+class ReadCost:
+    """What reading a body costs.
+
+    Attributes:
+        byte_ns: decoding, a byte.
+        row_ns: encoding, a row.
+        row_bytes: of a golden record as JSON: how many rows a body may have that is not decoded.
+    """
+
+    byte_ns: float
+    row_ns: float
+    row_bytes: float
+
+
+UNREAD: Final = ReadCost(byte_ns=5.0, row_ns=10_000.0, row_bytes=500.0)
+"""What reading costs a bundle that nobody has measured: about what a wide record takes."""
 
 
 def curve(run_seconds: Mapping[int, float]) -> RunCost:
@@ -56,11 +76,35 @@ def curve(run_seconds: Mapping[int, float]) -> RunCost:
     rows = tuple(sorted(run_seconds))
     lifted = np.maximum.accumulate([run_seconds[count] for count in rows])
     seconds = tuple(float(time) for time in lifted)
-    return RunCost(rows, seconds, 1 / _rows_within(rows, seconds))
+    few_ns = tuple(_on_curve(rows, seconds, count) * 1e9 for count in range(FEW_ROWS))
+    return RunCost(rows, seconds, 1 / _rows_within(rows, seconds), few_ns)
+
+
+def one_by_one(cost: RunCost) -> RunCost:
+    """The curve where batches are not allowed: as many runs as rows."""
+    return curve({1: cost.predict_seconds(1)})
+
+
+def _on_curve(all_rows: tuple[int, ...], all_seconds: tuple[float, ...], rows: int) -> float:
+    place = bisect_left(all_rows, rows)
+    if place == len(all_rows):
+        return all_seconds[-1] * rows / all_rows[-1]
+    if place == 0:
+        return all_seconds[0]
+    few, many = all_rows[place - 1], all_rows[place]
+    less, more = all_seconds[place - 1], all_seconds[place]
+    return less + (more - less) * (rows - few) / (many - few)
 
 
 def _rows_within(rows: tuple[int, ...], seconds: tuple[float, ...]) -> float:
     """How many rows a run of a flush's time has, at least one."""
-    if seconds[-1] < FLUSH_SECONDS:
-        return rows[-1] * FLUSH_SECONDS / seconds[-1]
-    return max(1.0, float(np.interp(FLUSH_SECONDS, seconds, rows)))
+    if seconds[-1] < LOOP_SECONDS:
+        return rows[-1] * LOOP_SECONDS / seconds[-1]
+    return max(1.0, float(np.interp(LOOP_SECONDS, seconds, rows)))
+
+
+UNMEASURED: Final = curve({1: LOOP_SECONDS})
+"""What a bundle costs whose gate measured no runs: a row fills a flush."""
+
+UNMEASURED_BELOW: Final = curve({1: 5e-6})
+"""What lower rungs cost a bundle that nobody has measured: about what a constant takes."""

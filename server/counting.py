@@ -1,6 +1,6 @@
 """Counting what was answered: rows into the ring together, then committed request by request."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ def write_rows(route: Route, group: list[Asked], results: Results) -> None:
             answers.outcome,
             answers.reason,
             answers.decision_code,
+            route.notes.of(answers),
         )
 
 
@@ -52,20 +53,35 @@ def commit(asked: Asked, results: Results) -> None:
         now - results.done_ns,
     )
     total = now - asked.request.began_ns
-    extra = asked.encoded.extra_keys
+    extra, is_late = asked.encoded.extra_keys, now > asked.deadline_ns
     if count <= counter.capacity:
-        counter.commit(count, stages, total, extra_keys=extra)
+        counter.commit(count, stages, total, extra_keys=extra, is_late=is_late)
         return
+    notes = asked.route.notes.of(results.answers)
     for part in parts(count, counter.capacity):
-        write_part(asked, results, part)
+        write_part(asked, results, part, notes)
         first = part.start == 0
-        counter.commit(part.stop - part.start, stages if first else None, total, extra_keys=extra)
+        counter.commit(
+            part.stop - part.start,
+            stages if first else None,
+            total,
+            extra_keys=extra,
+            is_late=is_late,
+        )
 
 
-def commit_failed(asked: Asked) -> None:
-    """Counts a request that a defect of ours kept from being answered."""
+def commit_failed(asked: Asked, reason: int = NO_CODE) -> None:
+    """Counts a request that nobody answers: its rows, if they are known.
+
+    Args:
+        asked: the request.
+        reason: position in `vocabulary.REASONS`; none for a defect of ours.
+    """
+    if not asked.is_read:
+        return
     counter = asked.route.counter
-    total = perf_counter_ns() - asked.request.began_ns
+    now = perf_counter_ns()
+    total, is_late = now - asked.request.began_ns, now > asked.deadline_ns
     stages = (asked.decode_ns, asked.encode_ns, *NO_STAGES)
     for part in parts(len(asked.records), counter.capacity):
         count = part.stop - part.start
@@ -75,15 +91,15 @@ def commit_failed(asked: Asked) -> None:
             measured(asked.route, None, count),
             asked.arrived,
             [FAILED] * count,
-            [NO_CODE] * count,
+            [reason] * count,
             [NO_DECISION] * count,
         )
-        counter.commit(count, stages if part.start == 0 else None, total)
+        counter.commit(count, stages if part.start == 0 else None, total, is_late=is_late)
 
 
-def write_part(asked: Asked, results: Results, part: slice) -> None:
-    """Some of the rows of a request that the ring cannot hold at once."""
-    answers = results.answers
+def write_part(asked: Asked, results: Results, part: slice, notes: Mapping[int, int]) -> None:
+    """Some of the rows of a request that the ring cannot hold at once; `notes` are of all."""
+    answers, start = results.answers, part.start
     rows, flags = countable([asked], asked.encoded)
     asked.route.counter.write(
         rows[part],
@@ -93,6 +109,7 @@ def write_part(asked: Asked, results: Results, part: slice) -> None:
         answers.outcome[part],
         answers.reason[part],
         answers.decision_code[part],
+        {row - start: bits for row, bits in notes.items() if start <= row < part.stop},
     )
 
 

@@ -48,7 +48,7 @@ def take(waiting: deque[Asked]) -> list[Asked]:
     share = 0.0
     while waiting and len(taken) < FLUSH_REQUESTS:
         asked = waiting[0]
-        share += len(asked.records) * asked.route.cost.flush_share
+        share += len(asked.records) * asked.route.cost.flush_share * asked.route.pace.ratio
         if taken and share > 1.0:
             break
         taken.append(waiting.popleft())

@@ -7,13 +7,22 @@ is published meanwhile.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final
 
 from models.bundle import Bundle
 from models.errors import RequestError
-from server.cost import RunCost
+from models.planning import Forced
+from server.breaker import Breaker
+from server.cost import UNMEASURED_BELOW, UNREAD, ReadCost, RunCost
+from server.notes import NoteWriter
+from server.pace import Pace
 from server.protocols.predict import AnswerWriter
 from server.regions import Counter
 from server.series import ModelSeries
+from server.standing import Notice
+
+DEFAULT_DEADLINE_NS: Final = 1_000_000_000
+"""Where nobody says how long answers may take."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +35,14 @@ class Route:
         cost: of its runs, by their rows.
         series: its page of metrics.
         has_one_number: its only output is a number a row, as most models have it.
+        notes: of its rows, for the metrics.
+        below: the cost of an answer by lower rungs, by its rows.
+        reading: the cost of its records' bodies.
+        deadline_ns: how long its callers wait, who do not say it themselves.
+        forced: the highest rung that may answer, if an operator wants a lower one than the model.
+        pace: how much slower its runs have become. This and the breaker are the loop's.
+        breaker: whether its model may be run.
+        notice: where the runner's work for it is told to the metrics.
     """
 
     bundle: Bundle
@@ -34,6 +51,14 @@ class Route:
     cost: RunCost
     series: ModelSeries
     has_one_number: bool
+    notes: NoteWriter
+    notice: Notice
+    below: RunCost = UNMEASURED_BELOW
+    reading: ReadCost = UNREAD
+    deadline_ns: int = DEFAULT_DEADLINE_NS
+    forced: Forced | None = None
+    pace: Pace = field(default_factory=Pace)
+    breaker: Breaker = field(default_factory=Breaker)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ process. Workers under a supervisor will be the second implementation, held to t
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -15,23 +16,29 @@ from models.bundle import Bundle
 from models.errors import NothingLive, ServingError, StoreError
 from models.gate import run_gate
 from models.store import Store
+from server.breaker import Breaker
 from server.core import Core
-from server.cost import RunCost, curve
+from server.cost import RunCost, curve, one_by_one
 from server.exposition import Exposed, Exposition, negotiated
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
 from server.layout import Layout
 from server.logs import Seldom, logger, where
-from server.notes import notes_of
+from server.notes import NoteWriter, notes_of
 from server.protocols.predict import AnswerWriter
 from server.regions import Counter, Region
 from server.routes import Route, RouteTable, Unavailable
 from server.series import Facts, ModelSeries
-from server.settings import Settings
+from server.settings import MOST_DEADLINE_MS, Settings, SettingsError
+from server.standing import Notice
 from server.warm_up import warm_up
 
 FOLD_SECONDS: Final = 0.05
 """How often it is looked whether counted rows should be folded; a full ring folds itself."""
+
+PATIENCE: Final = 4
+"""A deadline is so many times the latency that the owner promises for 99 of 100 requests."""
+DEFAULT_DEADLINE_MS: Final = 1_000.0
 
 OPENING: Final = "it is being opened"
 WHY_NOT: Final = "it did not pass its checks"
@@ -61,6 +68,10 @@ class Runtime(Protocol):
         """Content type and body of a scrape."""
         ...
 
+    def publish(self, table: RouteTable) -> None:
+        """Routes every request that arrives from now on by this table."""
+        ...
+
     async def start(self) -> None:
         """Opens what is to be served; returns when it is, or cannot be."""
         ...
@@ -77,9 +88,11 @@ class InProcessRuntime:
         core: the path of requests; it holds the route table.
         http: counters of requests, also of those that reach no bundle.
         phase: where the server is in its life.
+        has_ended: whether nothing goes on in its thread, after `stop`.
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.has_ended = True
         self.settings = settings
         self.core = Core(settings)
         self.http = HttpCounters()
@@ -102,11 +115,17 @@ class InProcessRuntime:
             return startup(self.phase)
         return readiness(self.phase, self.routes, self.settings.required_models)
 
+    def publish(self, table: RouteTable) -> None:
+        """Routes every request that arrives from now on by this table."""
+        self.core.routes = table
+
     def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of a scrape."""
         form = negotiated(accept)
-        routes = self.routes.live.values()
-        exposed = [Exposed(route.series, [route.counter.region]) for route in routes]
+        exposed: list[Exposed] = []
+        for route in self.routes.live.values():
+            route.notice.queued(self.core.queued(route))
+            exposed.append(Exposed(route.series, [route.counter.region], route.forced))
         return form.content_type, self._exposition.page(exposed, form)
 
     async def start(self) -> None:
@@ -116,11 +135,19 @@ class InProcessRuntime:
 
         Raises:
             NothingLive: a model has several versions and nobody has said which is live.
+            SettingsError: a rung is forced that is not there.
             StoreError: there is no store, or no model in it.
         """
+        self.core.start_runner()
         found = await asyncio.to_thread(live_versions, Store(self.settings.store))
         self.core.routes = RouteTable(unavailable={each.model: each for each in found})
         wanted = {each.model: each.version for each in found}
+        for name in self.settings.forced_rungs:
+            if name not in wanted:
+                raise SettingsError(
+                    f"--force names the model {name!r}, which the store has not; it has "
+                    f"{', '.join(sorted(wanted))}"
+                )
         for name in set(self.settings.required_models or ()) - set(wanted):
             _log.warning("required_model_not_in_store", model=name)
         for name, version in wanted.items():
@@ -146,6 +173,8 @@ class InProcessRuntime:
         self._stopping.set()
         if self._timer is not None:
             self._timer.cancel()
+        if self.core.runner is not None:
+            self.has_ended = await self.core.runner.stop()
         for route in self.routes.live.values():
             while route.counter.pending:
                 route.counter.fold()
@@ -166,7 +195,7 @@ class InProcessRuntime:
             self.core.routes = self.routes.without(Unavailable(name, version, WHY_NOT))
         else:
             _log.info("model_loaded", model=name, version=version, digest=route.bundle.digest[:12])
-            self.core.routes = self.routes.with_route(route)
+            self.core.routes = self.routes.with_route(configured(route, self.settings))
 
     def _fold_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(FOLD_SECONDS, self._fold, loop)
@@ -237,22 +266,50 @@ def open_route(store: Store, name: str, version: str, cancelled: threading.Event
     """
     report = run_gate(store.folder(name, version), cancelled=cancelled)
     bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
-    route = make_route(bundle, curve(report.run_seconds))
-    warm_up(route)
-    return route
+    return warm_up(make_route(bundle, curve(report.run_seconds)))
 
 
 def make_route(bundle: Bundle, cost: RunCost) -> Route:
-    """A bundle with fresh counters."""
+    """A bundle with fresh counters.
+
+    Args:
+        bundle: that is to serve.
+        cost: of its runs, by their rows, as its gate measured them.
+    """
     layout = layout_of(bundle)
+    region = Region.anonymous(layout)
+    notice = Notice(region)
     return Route(
         bundle,
         AnswerWriter(bundle),
-        Counter(Region.anonymous(layout)),
-        cost,
+        Counter(region),
+        cost if bundle.batch_exact else one_by_one(cost),
         ModelSeries(layout, facts_of(bundle)),
         [output.kind in ("probability", "value") for output in bundle.outputs] == [True],
+        NoteWriter(bundle),
+        notice,
+        breaker=Breaker(notice.breaker),
     )
+
+
+def configured(route: Route, settings: Settings) -> Route:
+    """The route as the settings want it: deadline and forced rung.
+
+    Raises:
+        SettingsError: the bundle has no such rung.
+    """
+    bundle = route.bundle
+    forced = settings.forced_rungs.get(bundle.name)
+    if forced == "baseline" and bundle.ladder.baseline is None:
+        raise SettingsError(
+            f"--force {bundle.name}=baseline: version {bundle.version} of {bundle.name!r} has no "
+            "baseline; it has rules. Force them, or pack the model with a baseline"
+        )
+    objective = bundle.manifest.objectives.latency_seconds
+    ms = settings.deadline_ms or DEFAULT_DEADLINE_MS
+    if settings.deadline_ms is None and objective is not None:
+        ms = min(max(1.0, PATIENCE * objective * 1e3), MOST_DEADLINE_MS)
+    return replace(route, forced=forced, deadline_ns=round(ms * 1e6))
 
 
 def layout_of(bundle: Bundle) -> Layout:

@@ -38,7 +38,7 @@ MOST_DEADLINE_MS: Final = 60_000
 UNSET: Final = {"required_models": "all", "deadline_ms": "the model's"}
 """What a setting is called that has no value."""
 
-Rung = Literal["baseline", "rules"]
+Forced = Literal["baseline", "rules"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         models = [entry.partition("=")[0] for entry in force]
         for entry in force:
             model, _, rung = entry.partition("=")
-            if not model or rung not in get_args(Rung):
+            if not model or rung not in get_args(Forced):
                 raise PydanticCustomError(
                     "force",
                     "{entry} is not MODEL=rules or MODEL=baseline",
@@ -184,7 +184,7 @@ class Settings(BaseSettings):
         return force
 
     @property
-    def forced_rungs(self) -> dict[str, Rung]:
+    def forced_rungs(self) -> dict[str, Forced]:
         """The rung that answers for a model, by the model's name."""
         pairs = (entry.partition("=") for entry in self.force)
         return {model: rung for model, _, rung in pairs if rung in ("baseline", "rules")}

@@ -7,6 +7,7 @@ import resource
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -70,15 +71,17 @@ def core_with(*routes: Route) -> Core:
 
 def arrive(core: Core, value: Any, answers: list[Answer], **given: Any) -> Asked:
     model = given.pop("model", NAME)
-    request = Request(model, json.dumps(value).encode(), 0, **given)
+    request = Request(model, json.dumps(value).encode(), perf_counter_ns(), **given)
     return core.arrive(request, answers.append)
 
 
 def settled(core: Core, *values: Any, **given: Any) -> list[dict[str, Any]]:
     """Bodies of the answers to requests that came in one loop iteration, without ids."""
-    answers: list[Answer] = []
-    core.settle([arrive(core, value, answers, **given) for value in values])
-    bodies = [json.loads(answer.body) for answer in answers]
+    answers: list[list[Answer]] = [[] for _ in values]
+    core.settle(
+        [arrive(core, value, own, **given) for value, own in zip(values, answers, strict=True)]
+    )
+    bodies = [json.loads(answer.body) for (answer,) in answers]
     for body in bodies:
         body.pop("prediction_id", None)
         body.get("error", body).pop("request_id")

@@ -484,7 +484,7 @@ def test_a_defect_before_the_run_is_an_internal_error_too(
     def defect(*_: Any) -> Any:
         raise ZeroDivisionError("inner secret")
 
-    monkeypatch.setattr("server.core.objects_only", defect)
+    monkeypatch.setattr("server.reading.objects_only", defect)
     response = server.predict([GOOD])
     assert_error(response, 500, "internal")
     assert b"secret" not in response.body

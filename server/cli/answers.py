@@ -8,8 +8,8 @@ from features.encoding import Encoded
 from models.bundle import Bundle
 from models.ladder import Answers, Plan
 from models.vocabulary import OUTCOMES
-from server.core import run_rows
 from server.refusals import RowError, errors_of
+from server.work import run_rows
 
 
 @dataclass(frozen=True, slots=True)
