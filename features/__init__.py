@@ -28,6 +28,7 @@ from features.expressions import (
 )
 from features.feature_set import FeatureSet, Fitted
 from features.fields import Field
+from features.hatch import onnx_op
 from features.nodes import Expression
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "maximum",
     "minimum",
     "number",
+    "onnx_op",
     "safe_div",
     "timestamp",
     "where",

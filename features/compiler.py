@@ -23,14 +23,19 @@ def compile_values(plan: Plan, expressions: Sequence[Expression]) -> onnx.ModelP
     columns = schedule(builder, plan, expressions)
     builder.name(builder.tensor(columns), "values")
     output = helper.make_tensor_value_info("values", TensorProto.DOUBLE, ["n", len(columns)])
-    return make_model(builder.nodes, builder.initializers, [output], width=len(plan.fields))
+    return _model(builder, plan, output)
 
 
 def compile_features(plan: Plan, expressions: Sequence[Expression]) -> onnx.ModelProto:
     """A model `row` float64 [n, F] -> `features` float32 [n, K]."""
     builder = GraphBuilder()
     output = add_features(builder, schedule(builder, plan, expressions))
-    return make_model(builder.nodes, builder.initializers, [output], width=len(plan.fields))
+    return _model(builder, plan, output)
+
+
+def _model(builder: GraphBuilder, plan: Plan, output: onnx.ValueInfoProto) -> onnx.ModelProto:
+    nodes, constants, included = builder.nodes, builder.initializers, builder.included
+    return make_model(nodes, constants, [output], width=len(plan.fields), included=included)
 
 
 def add_features(builder: GraphBuilder, columns: Sequence[Column]) -> onnx.ValueInfoProto:

@@ -382,7 +382,7 @@ LEAVES: Final[dict[str, type[Expression]]] = {
 def where(condition: Boolean, then: Any, otherwise: Any) -> Number:
     """`then` where the condition is true, `otherwise` where it is false, null where it is null."""
     _truth_value(condition, "where()")
-    return Number("where/1", [condition, _operand(then), _operand(otherwise)])
+    return Number("where/1", [condition, operand(then), operand(otherwise)])
 
 
 def minimum(a: Any, b: Any) -> Number:
@@ -457,8 +457,8 @@ def elapsed(
 
 # operands
 
-_INEXACT: Final = frozenset({"log/1", "log1p/1", "exp/1", "power/1"})
-"""Operators whose last bit is the processor's and the library's affair."""
+_INEXACT: Final = frozenset({"log/1", "log1p/1", "exp/1", "power/1", "onnx/1"})
+"""Operators whose last bit is, or may be, the processor's and the library's affair."""
 
 _STEPS: Final = frozenset(
     {"settle/1", "round/1", "floor/1", "bucketize/1", "less/1", "less_equal/1", "equal/1"}
@@ -483,7 +483,7 @@ def _is_inexact(expression: Expression) -> bool:
 
 
 def _number(op: str, a: Any, b: Any) -> Number:
-    left, right = _operand(a), _operand(b)
+    left, right = operand(a), operand(b)
     if left.op == right.op == "constant":
         raise DeclarationError(f"{left!r} and {right!r} are both constants; compute it in Python")
     return Number(op, [left, right])
@@ -497,7 +497,7 @@ def _power(base: Expression, exponent: float) -> Number:
 
 
 def _comparison(op: str, a: Any, b: Any) -> Boolean:
-    return Boolean(op, [settled(_operand(a)), settled(_operand(b))])
+    return Boolean(op, [settled(operand(a)), settled(operand(b))])
 
 
 def _logic(op: str, a: Any, b: Any) -> Boolean:
@@ -512,7 +512,8 @@ def _truth_value(value: Any, what: str) -> Boolean:
     return value
 
 
-def _operand(value: Any) -> Expression:
+def operand(value: Any) -> Expression:
+    """What an operator on numbers reads: an expression, or a constant that becomes one."""
     if isinstance(value, (Number, Boolean, Timestamp)):
         return value
     if isinstance(value, Columns):

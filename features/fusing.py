@@ -1,6 +1,6 @@
 """Features and a model as one graph: one session, one call, and the features as a second output."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import onnx
@@ -9,23 +9,14 @@ from onnx import TensorProto, helper
 from features.compiler import FEATURES, add_features
 from features.errors import DeclarationError
 from features.expressions import Boolean
-from features.graph import (
-    INPUT,
-    ML_DOMAIN,
-    ML_VERSION,
-    OPSET,
-    Column,
-    GraphBuilder,
-    make_model,
-)
+from features.graph import INPUT, OPSET, Column, GraphBuilder, make_model
 from features.nodes import Expression, walk
 from features.ops import OPS
 from features.ops.base import Plan
 from features.schedule import schedule
+from features.subgraphs import ML_DOMAIN, inputs_of, renamed
 
 CHECKS: Final = "checks"
-LATEST_ML: Final = 4
-"""The last version of ai.onnx.ml that still has the operators with trees."""
 
 
 def fuse(
@@ -56,13 +47,14 @@ def fuse(
         outputs.append(_add_checks(builder, columns[width:]))
     _check_model(model, width)
     _check_outputs(model, {INPUT, *builder.names()})
-    part = _renamed(model)
+    kept = {output.name: output.name for output in model.graph.output}
+    part = renamed(model, {inputs_of(model)[0].name: FEATURES, **kept}, "m_")
     return make_model(
         [*builder.nodes, *part.node],
         [*builder.initializers, *part.initializer],
         [*model.graph.output, *outputs],
         width=len(plan.fields),
-        ml_version=_ml_version(model),
+        included=[*builder.included, model],
     )
 
 
@@ -93,7 +85,7 @@ def _check_check(plan: Plan, check: Expression) -> None:
 
 
 def _check_model(model: onnx.ModelProto, width: int) -> None:
-    inputs = _inputs(model)
+    inputs = inputs_of(model)
     if len(inputs) != 1:
         raise DeclarationError(
             f"the model has {len(inputs)} inputs; expected one, float32 [n, {width}]"
@@ -120,63 +112,3 @@ def _check_outputs(model: onnx.ModelProto, reserved: set[str]) -> None:
         raise DeclarationError(
             f"the model's outputs {taken} have names that the features use; rename them"
         )
-
-
-def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in constants]
-
-
-def _ml_version(model: onnx.ModelProto) -> int:
-    """The version of ai.onnx.ml at which the model's operators and ours mean what they say.
-
-    Up to 4 it is the model's own, or ours where that is older: trees mean the same in 1 and in 3.
-    What is new in 5 is one operator, which the oldest onnxruntime of a bundle cannot run.
-
-    Raises:
-        DeclarationError: the model has an operator that means something else there.
-    """
-    wanted = next((o.version for o in model.opset_import if o.domain == ML_DOMAIN), ML_VERSION)
-    used = {node.op_type for node in model.graph.node if node.domain == ML_DOMAIN}
-    if (wanted < 2 and "LabelEncoder" in used) or "TreeEnsemble" in used:
-        raise DeclarationError(
-            f"the model uses {sorted(used)} of {ML_DOMAIN} {wanted}, which onnxruntime 1.20 does "
-            f"not run beside the features; export it with {ML_DOMAIN} {ML_VERSION}"
-        )
-    return min(max(wanted, ML_VERSION), LATEST_ML)
-
-
-def _renamed(model: onnx.ModelProto) -> onnx.GraphProto:
-    """The model's graph reading `features`, its inner names prefixed: none is one of ours."""
-    kept = {output.name: output.name for output in model.graph.output}
-    names = _Names({"": "", _inputs(model)[0].name: FEATURES, **kept})
-    graph = onnx.GraphProto()
-    graph.CopyFrom(model.graph)
-    _rename_all(graph, names, "m")
-    return graph
-
-
-class _Names(dict[str, str]):
-    def __missing__(self, name: str) -> str:
-        return f"m_{name}"
-
-
-def _rename_all(graph: onnx.GraphProto, names: _Names, prefix: str) -> None:
-    """Renames tensors and nodes of a graph and of the graphs inside its nodes."""
-    values = (*graph.initializer, *graph.input, *graph.output)
-    for value in values:
-        value.name = names[value.name]
-    for index, node in enumerate(graph.node):
-        node.name = f"{prefix}{index}_{node.op_type}"
-        node.input[:] = [names[name] for name in node.input]
-        node.output[:] = [names[name] for name in node.output]
-        for position, inner in enumerate(_inner_graphs(node)):
-            _rename_all(inner, names, f"{node.name}_{position}_")
-
-
-def _inner_graphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
-    """Branches of an If, bodies of a Loop or a Scan."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs

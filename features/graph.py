@@ -14,13 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
 from features.search_tree import SearchTree
+from features.subgraphs import ML_DOMAIN, inputs_of, ml_version, renamed
 
 OPSET: Final = 21
 IR_VERSION: Final = 10
 INPUT: Final = "row"
-ML_DOMAIN: Final = "ai.onnx.ml"
-ML_VERSION: Final = 3
-"""Of the operators with trees: from 3 on their thresholds are float64, from 5 on they are gone."""
 
 GATHER_NODES: Final = 2
 GATHER_NODES_A_COLUMN: Final = 0.02
@@ -41,6 +39,7 @@ class GraphBuilder:
         self._places: dict[Column, dict[str, int]] = {}
         self._next_column = 0
         self._computed: dict[tuple[Any, ...], str] = {}
+        self.included: list[onnx.ModelProto] = []
 
     def new_column(self) -> Column:
         self._next_column += 1
@@ -204,6 +203,17 @@ class GraphBuilder:
             self._computed[key] = name
         return self._computed[key]
 
+    def include(self, model: onnx.ModelProto, inputs: Sequence[str]) -> str:
+        """The one output of a whole model over these tensors; its inner names are prefixed."""
+        output = f"h{len(self.included)}"
+        names = [value.name for value in inputs_of(model)]
+        known = {**dict(zip(names, inputs, strict=True)), model.graph.output[0].name: output}
+        graph = renamed(model, known, f"{output}_")
+        self.nodes.extend(graph.node)
+        self.initializers.extend(graph.initializer)
+        self.included.append(model)
+        return output
+
     def name(self, tensor: str, name: str) -> None:
         """Gives a computed tensor the name under which the model's users know it."""
         for node in self.nodes:
@@ -237,13 +247,24 @@ def make_model(
     outputs: Sequence[onnx.ValueInfoProto],
     *,
     width: int,
-    ml_version: int = ML_VERSION,
+    included: Sequence[onnx.ModelProto] = (),
 ) -> onnx.ModelProto:
-    """A checked model with the one input `row`, float64 [n, width]."""
+    """A checked model with the one input `row`, float64 [n, width].
+
+    Args:
+        nodes: all, in an order in which they can be computed.
+        initializers: their constants.
+        outputs: their tensors that callers get.
+        width: of the row.
+        included: models whose nodes are among them.
+
+    Raises:
+        DeclarationError: the included models need versions of ai.onnx.ml that do not go together.
+    """
     graph = helper.make_graph(nodes, "keelmark", [row_input(width)], outputs, initializers)
     domains = [helper.make_opsetid("", OPSET)]
     if any(node.domain == ML_DOMAIN for node in nodes):
-        domains.append(helper.make_opsetid(ML_DOMAIN, ml_version))
+        domains.append(helper.make_opsetid(ML_DOMAIN, ml_version(included)))
     model = helper.make_model(
         graph, opset_imports=domains, ir_version=IR_VERSION, producer_name="keelmark"
     )

@@ -127,11 +127,12 @@ def check_feature(name: str, expression: Any) -> None:
 def check_columns(features: Mapping[str, Expression]) -> None:
     """Refuses a feature with the name of another's column: `hour_sin` beside `hour().cyclic()`."""
     for name, expression in features.items():
-        if expression.op == "cyclic/1" and (
-            taken := sorted({f"{name}_sin", f"{name}_cos"} & features.keys())
-        ):
+        ends = ["sin", "cos"] if expression.op == "cyclic/1" else []
+        if expression.op == "onnx_columns/1":
+            ends = list(map(str, range(expression.params["width"])))
+        if taken := [other for end in ends if (other := f"{name}_{end}") in features]:
             raise DeclarationError(
-                f"feature {name!r} has the columns {name}_sin and {name}_cos; "
+                f"feature {name!r} has the columns {name}_{ends[0]} to {name}_{ends[-1]}; "
                 f"rename feature {taken[0]!r}"
             )
 

@@ -18,10 +18,12 @@ from features import (
     maximum,
     minimum,
     number,
+    onnx_op,
     safe_div,
     timestamp,
     where,
 )
+from tests import hatches
 
 x, y = number("x"), number("y")
 positive = number("positive", low=0, high=1e6)
@@ -35,6 +37,7 @@ origin = category("origin", vocabulary=["A", "A&", "#B"])
 arrives = timestamp("arrives")
 local_arrives = timestamp("local_arrives", tz="Australia/Lord_Howe")
 
+softsign, turned = hatches.softsign(), hatches.turned()
 pairs = cross(carrier, gate)
 few_pairs = cross(gate, carrier, max_pairs=6)
 pairs_with_null = cross(origin, carrier, null="value")
@@ -131,6 +134,12 @@ CASES: dict[str, Expression] = {
     "lookup in a cross with nulls": pairs_with_null.lookup({(None, "AA"): 7}, default=9),
     "is_null of a cross": pairs_with_null.is_null(),
     "is_null of declared pairs": declared_pairs.is_null(),
+    "onnx": onnx_op(softsign, [x]),
+    "onnx of a sum, standardized": onnx_op(softsign, [x + y]).standardize(),
+    "onnx before a step": onnx_op(softsign, [x]).bucketize([-0.5, 0, 0.75]),
+    "onnx of three columns in float32": onnx_op(hatches.larger_of_three(), [x, y, yes]),
+    "onnx with a tree": onnx_op(hatches.tree(), [x.log()]),
+    "onnx columns": onnx_op(turned, [x, leaves], width=2),
     "minute": leaves.minute(),
     "hour": leaves.hour(),
     "weekday": leaves.weekday(),

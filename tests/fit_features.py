@@ -24,11 +24,13 @@ from features import (
     maximum,
     minimum,
     number,
+    onnx_op,
     safe_div,
     timestamp,
     where,
 )
 from features.digests import sha256_hex
+from tests import hatches
 
 ROWS = 300
 _SECONDS = 86_400 * 200
@@ -55,6 +57,7 @@ def feature_set() -> FeatureSet:
         "paid": gate.lookup({"7": 1.5, "8": 2}, default=0),
         "pair": cross(city, gate, max_pairs=9, null="value").target_mean(),
         "pair_paid": cross(city, gate).lookup({("Oslo", 7): 1.5}, default=0),
+        "soft": onnx_op(hatches.softsign(), [size]).standardize(),
         "hour": left.hour().cyclic(),
         "age": elapsed(left, seen, unit="h"),
         "ratio": safe_div(size, weight, default=0),

@@ -4,6 +4,7 @@ It serves to doubt the graph and nothing else; where a number is learned, it is 
 fitted state, which test_feature_set.py doubts. Calendars come from Python's datetime and zoneinfo.
 """
 
+import base64
 import importlib.resources
 import math
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from features.expressions import Category
 from features.feature_set import Fitted
 from features.nodes import Expression
+from tests import hatches
 
 Column = NDArray[np.float64]
 Rule = Callable[[Expression, list[Column], Fitted], list[Column]]
@@ -217,6 +219,25 @@ def lookup(e: Expression, fitted: Fitted) -> list[float]:
     return [table.get(key, default) for key in keys]
 
 
+# graphs of others, by what they compute
+
+
+def largest(*columns: Column) -> list[Column]:
+    return [np.max([column.astype(np.float32) for column in columns], axis=0).astype(float)]
+
+
+HATCHES: Mapping[bytes, Callable[..., list[Column]]] = {
+    hatches.softsign().SerializeToString(): lambda x: [x / (1 + np.abs(x))],
+    hatches.larger_of_three().SerializeToString(): largest,
+    hatches.turned().SerializeToString(): lambda a, b: [-b, a],
+    hatches.tree().SerializeToString(): lambda x: [np.where(x.astype(np.float32) < 1.5, 2.0, 5.0)],
+}
+
+
+def hatch(e: Expression, x: list[Column], fitted: Fitted) -> list[Column]:
+    return HATCHES[base64.b64decode(e.params["model"])](*x)
+
+
 # timestamps
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -290,6 +311,8 @@ RULES: Mapping[str, Rule] = {
     "target_mean/1": by_code(table_of),
     "lookup/1": by_code(lookup),
     "cross/1": cross,
+    "onnx/1": hatch,
+    "onnx_columns/1": hatch,
     "minute/1": calendar(lambda t: t.minute),
     "hour/1": calendar(lambda t: t.hour),
     "weekday/1": calendar(lambda t: t.weekday()),

@@ -27,12 +27,14 @@ from features import (
     maximum,
     minimum,
     number,
+    onnx_op,
     safe_div,
     timestamp,
     where,
 )
 from features.ops import OPS
 from features.runtime import Session
+from tests import hatches
 
 ROWS = 60
 x, y = number("x"), number("y")
@@ -75,6 +77,8 @@ EVERY_OPERATOR: dict[str, Expression] = {
     "mean": city.target_mean(),
     "price": city.lookup({"a": 1.5}),
     "pair": cross(city, town).one_hot(unknown=True),
+    "soft": onnx_op(hatches.softsign(), [x]),
+    "turned": onnx_op(hatches.turned(), [x, y], width=2),
     "minute": left.minute(),
     "hour": left.hour(),
     "weekday": left.weekday(),

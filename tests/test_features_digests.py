@@ -32,11 +32,13 @@ from features import (
     maximum,
     minimum,
     number,
+    onnx_op,
     safe_div,
     timestamp,
     where,
 )
 from features.digests import canonical_json
+from tests import hatches
 from tests.fit_features import feature_set, summary, table
 
 PROGRAM = Path(__file__).with_name("fit_features.py")
@@ -205,6 +207,8 @@ DIFFERENT: list[list[Expression]] = [
     [cross(city, town, pairs=pairs).ordinal() for pairs in (AB_CD, [*reversed(AB_CD)])],
     [cross(city, town).lookup({("a", "b"): 1}), cross(city, town).lookup({("a", "b"): 2})],
     [left.minute(), left.hour(), left.weekday(), left.day(), left.month(), left.year()],
+    [onnx_op(hatches.softsign(), [x]), onnx_op(hatches.softsign(), [y])],
+    [onnx_op(hatches.turned(), [x, y], width=2), onnx_op(hatches.tree(), [x])],
     [elapsed(left, seen), elapsed(seen, left), elapsed(left, seen, unit="h"), left < seen],
 ]
 

@@ -24,7 +24,7 @@ DOCS = (Path(__file__).parent.parent / "docs" / "features.md").read_text("utf-8"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
 OPERATIONS = re.findall(r"`(\w+/\d+)`", DOCS)
 CONSTRUCTORS = ("boolean", "category", "number", "timestamp")
-COMBINERS = ("cross", "elapsed", "maximum", "minimum", "safe_div", "where")
+COMBINERS = ("cross", "elapsed", "maximum", "minimum", "onnx_op", "safe_div", "where")
 EXPRESSIONS = (features.Boolean, features.Category, features.Number, features.Timestamp)
 
 
