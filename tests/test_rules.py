@@ -323,7 +323,8 @@ def test_answers_that_fit(spec: OutputSpec, answer: Any):
     [
         (VALUE, None), (VALUE, "1"), (VALUE, True), (VALUE, [1.0]), (VALUE, float("nan")),
         (VALUE, float("inf")), (VALUE, 10**400), (VALUE, {}), (VECTOR, 1.0),
-        (VECTOR, []), (VECTOR, [[1.0]]), (VECTOR, ["1"]), (PROBABILITIES, [0.5]), (PROBABILITIES, [0.5, 1.5]),
+        (VECTOR, []), (VECTOR, [[1.0]]), (VECTOR, ["1"]), (PROBABILITIES, [0.5]),
+        (PROBABILITIES, [0.5, 1.5]),
         (PROBABILITIES, [0.5, [0.5]]), (PROBABILITIES, [0.5, None]), (LABEL, "c"), (LABEL, 1),
         (LABEL, None), (NUMBERS, True), (NUMBERS, 2), (NUMBERS, 1.0),
     ],
