@@ -7,17 +7,23 @@ it to.
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from itertools import chain
 from typing import Any, ClassVar, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server.asgi_lane import CLOSE, Receive, Scope, Send
+from server.asgi_lane import CLOSE, App, Receive, Scope, Send
 from server.http_counters import OTHER, HttpCounters
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import Answer, error_answer
 
 NOT_HTTP: Final = "these bytes are no HTTP/1.1 request; send one that is, over a new connection."
+HEAD_TOO_LARGE: Final = (
+    "the request's address and headers are larger than is taken here; send fewer or shorter ones, "
+    "over a new connection."
+)
 TOO_MANY: Final = "too many connections are open; try again a little later, or keep fewer open."
 
 
@@ -32,9 +38,9 @@ class Refusals:
         self._http = http
         self._ids = PredictionIds()
 
-    def make(self, code: str, message: str) -> Answer:
+    def make(self, code: str, message: str, status: int | None = None) -> Answer:
         """The answer; the connection it goes to is closed after it."""
-        answer = error_answer(code, message, self._ids.next())
+        answer = error_answer(code, message, self._ids.next(), status)
         if self._http is not None:
             self._http.count(OTHER, answer.status, code)
         return answer._replace(headers=[*answer.headers, CLOSE])
@@ -43,9 +49,19 @@ class Refusals:
         """The application of connections beyond the cap."""
         await self._say(send, self.make("overloaded", TOO_MANY))
 
-    async def no_http(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """The application of a request whose body breaks off in bytes that are no HTTP."""
-        await self._say(send, self.make("undecodable", NOT_HTTP))
+    def unreadable(self, *, is_head: bool) -> Answer:
+        """What came is no HTTP, or (`is_head`) has more headers than are taken."""
+        if not is_head:
+            return self.make("undecodable", NOT_HTTP)
+        return self.make("too_large", HEAD_TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def app(self, *, is_head: bool) -> App:
+        """The application of a request behind whose body such bytes come."""
+
+        async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
+            await self._say(send, self.unreadable(is_head=is_head))
+
+        return refuse
 
     async def _say(self, send: Send, answer: Answer) -> None:
         status, headers, body, _ = answer
@@ -57,11 +73,17 @@ class Protocol(HttpToolsProtocol):
     """HTTP/1.1 with a cap on connections, and errors in our own shape. Made by `protocol_for`."""
 
     max_connections: ClassVar[int]
+    max_header_bytes: ClassVar[int]
     refusals: ClassVar[Refusals]
     # Of uvicorn: None before there is one, which its own types do not say of all of them.
     parser: Any
     cycle: Any
     pipeline: Any
+
+    _head_bytes = 0
+    """Read since the last read that ended a request or brought something of a body."""
+    _is_head_too_large = False
+    """Then the request is refused, and nothing is parsed any more."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Takes the connection; one too many is told so at its first request, not reset."""
@@ -72,20 +94,42 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parses what came; a request that asks to upgrade is answered over HTTP/1.1."""
         self._unset_keepalive_if_required()
+        if self._is_head_too_large:
+            return
+        self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             self._refuse_in_order()
         except httptools.HttpParserUpgrade as upgrade:
             self._parse_without_upgrade(memoryview(data)[upgrade.args[0] :])
+        else:
+            # The parser says nothing of a header before its end, and keeps all of it.
+            if self._head_bytes > self.max_header_bytes:
+                self._is_head_too_large = True
+                self._refuse_in_order()
+
+    def on_body(self, body: bytes) -> None:
+        """Takes a piece of a body; what is counted from here on are trailers."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """Begins the request, unless it is about to be parsed again without its upgrade."""
+        """Begins the request, unless it is about to be parsed again without its upgrade.
+
+        Raises:
+            ValueError: its head is too large, which ends the parsing.
+        """
+        lengths = map(len, chain.from_iterable(self.headers))
+        if len(self.url) + sum(lengths) + 4 * len(self.headers) > self.max_header_bytes:
+            self._is_head_too_large = True
+            raise ValueError(HEAD_TOO_LARGE)
         if not self._is_upgrade():
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Ends the request's body; see `on_headers_complete`."""
+        self._head_bytes = 0
         if not self._is_upgrade():
             super().on_message_complete()
 
@@ -119,38 +163,46 @@ class Protocol(HttpToolsProtocol):
         yield b"\r\n"
 
     def _refuse_in_order(self) -> None:
-        """Answers what is no HTTP, after the answers to the requests before it."""
+        """Answers what cannot be taken, after the answers to the requests before it."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
-            self.send_400_response(NOT_HTTP)
+            self._refuse()
         elif not cycle.more_body:  # the newest request came whole: this is behind it
             cycle.on_response = self._refuse_behind
         elif self.pipeline:  # it is the newest request's body, and that one waits for its turn
-            self.pipeline[0] = (cycle, self.refusals.no_http)
+            self.pipeline[0] = (cycle, self.refusals.app(is_head=self._is_head_too_large))
         else:
-            self.send_400_response(NOT_HTTP)
+            self._refuse()
 
     def _refuse_behind(self) -> None:
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
-            self.send_400_response(NOT_HTTP)
+            self._refuse()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP, and closes: where the next request would begin nobody knows."""
-        self.transport.write(raw_response(self.refusals.make("undecodable", NOT_HTTP)))
+    def _refuse(self) -> None:
+        """Answers, and closes: where the next request would begin nobody knows."""
+        answer = self.refusals.unreadable(is_head=self._is_head_too_large)
+        self.transport.write(raw_response(answer))
         self.transport.close()
 
 
-def protocol_for(max_connections: int, http: HttpCounters | None = None) -> type[Protocol]:
+def protocol_for(
+    max_connections: int, max_header_bytes: int, http: HttpCounters | None = None
+) -> type[Protocol]:
     """The protocol for one port: uvicorn makes instances and passes nothing of ours to them."""
-    own = {"max_connections": max_connections, "refusals": Refusals(http)}
+    own = {
+        "max_connections": max_connections,
+        "max_header_bytes": max_header_bytes,
+        "refusals": Refusals(http),
+    }
     return type("Protocol", (Protocol,), own)
 
 
 def raw_response(answer: Answer) -> bytes:
-    """An answer of status 400 as bytes of HTTP, where there is no request to answer."""
+    """An answer as bytes of HTTP, where there is no request to answer."""
+    line = b"%d %b" % (answer.status, HTTPStatus(answer.status).phrase.encode())
     head = b"".join(b"%b: %b\r\n" % header for header in answer.headers)
-    return b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, answer.body)
+    return b"HTTP/1.1 %b\r\n%b\r\n%b" % (line, head, answer.body)
 
 
 class HeaderWatch:
@@ -179,6 +231,33 @@ class HeaderWatch:
                 connection.transport.close()
             else:
                 self._since[connection] = (connection.scope, since)
+
+
+class UnreadWatch:
+    """Cuts connections whose peer takes nothing of what was written to it.
+
+    Closing them does not help: a transport closes when it has written all. `look` is called a few
+    times a second.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: dict[Any, tuple[int, float]] = {}
+
+    def look(self, connections: Iterable[Any], now: float) -> None:
+        """Cuts those whose unwritten bytes have not become fewer for so long."""
+        before, self._since = self._since, {}
+        for connection in list(connections):
+            unwritten = connection.transport.get_write_buffer_size()
+            if not unwritten:
+                continue
+            least, since = before.get(connection, (unwritten, now))
+            if unwritten < least:
+                least, since = unwritten, now
+            if now - since >= self._seconds:
+                connection.transport.abort()
+            else:
+                self._since[connection] = (least, since)
 
 
 def is_before_headers(connection: Any) -> bool:

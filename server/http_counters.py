@@ -30,7 +30,7 @@ PATHS: Final = (
 )
 """What the data port answers, as templates; any other path counts as `other`."""
 
-STATUSES: Final = (200, 400, 404, 405, 409, 413, 415, 422, 500, 503, 504, OTHER)
+STATUSES: Final = (200, 400, 404, 405, 409, 413, 415, 422, 431, 500, 503, 504, OTHER)
 """What the data port answers with; any other status counts as `other`."""
 
 

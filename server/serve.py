@@ -24,7 +24,7 @@ import uvloop
 
 from server import logs
 from server.apps import create_app
-from server.connections import CLOSE, HeaderWatch, protocol_for
+from server.connections import CLOSE, HeaderWatch, UnreadWatch, protocol_for
 from server.http_counters import HttpCounters
 from server.ops.app import create_ops_app
 from server.runtime import InProcessRuntime
@@ -43,11 +43,14 @@ _log = logs.logger("serve")
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server without signal handlers of its own, with a watch on slow headers."""
+    """uvicorn's server without signal handlers of its own, with a watch on slow peers."""
 
-    def __init__(self, config: uvicorn.Config, header_timeout_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
-        self._watch = HeaderWatch(header_timeout_seconds)
+        self._watches = (
+            HeaderWatch(settings.header_timeout_seconds),
+            UnreadWatch(settings.body_timeout_seconds),
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -56,7 +59,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; see uvicorn."""
-        self._watch.look(self.server_state.connections, time.monotonic())
+        for watch in self._watches:
+            watch.look(self.server_state.connections, time.monotonic())
         return await super().on_tick(counter)
 
     def close_after_answers(self) -> None:
@@ -148,7 +152,7 @@ class Serving:
         config = uvicorn.Config(
             app,
             interface="asgi3",
-            http=protocol_for(settings.max_connections, http),
+            http=protocol_for(settings.max_connections, settings.max_header_bytes, http),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -160,7 +164,7 @@ class Serving:
             timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
             backlog=BACKLOG,
         )
-        return Server(config, settings.header_timeout_seconds)
+        return Server(config, settings)
 
 
 def run(settings: Settings, warnings: Iterable[str] = ()) -> None:

@@ -117,6 +117,12 @@ class Settings(BaseSettings):
         32, "Bodies nested deeper than this are answered 400.", unit="levels", ge=2, le=500
     )
     max_keys: int = _setting(4_096, "Records with more keys are answered 400.", unit="keys", ge=1)
+    max_header_bytes: int = _setting(
+        64 * 1024,
+        "Requests with a longer address and headers are answered 431.",
+        unit="bytes",
+        ge=1024,
+    )
     header_timeout_seconds: float = _setting(
         5.0,
         "A connection that has not sent its headers by then is closed.",
@@ -127,7 +133,8 @@ class Settings(BaseSettings):
     )
     body_timeout_seconds: float = _setting(
         30.0,
-        "A body that is not whole by then is answered 400.",
+        "A body that is not whole by then is answered 400; a connection that takes nothing of its "
+        "answers for so long is cut.",
         unit="seconds",
         gt=0,
         le=LONGEST_SECONDS,

@@ -696,6 +696,80 @@ def test_what_is_no_http_is_told_so_and_closed(server: Client, bytes_: bytes):
         assert connection.is_closed()
 
 
+HEAD_LIMIT = 64 * 1024
+
+
+@pytest.mark.parametrize("behind", [b"", b"X-Other: y\r\n\r\n"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /models HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * (HEAD_LIMIT + 1) + b"\r\n",
+        b"GET /models HTTP/1.1\r\nHost: x\r\n" + b"X-Many: b\r\n" * HEAD_LIMIT,
+        b"GET /models?" + b"c" * (HEAD_LIMIT + 1) + b" HTTP/1.1\r\nHost: x\r\n",
+    ],
+    ids=["a long header", "many headers", "a long address"],
+)
+def test_headers_beyond_the_limit_are_refused_before_they_end_and_after(
+    server: Client, head: bytes, behind: bytes
+):
+    with server.connect() as connection:
+        with contextlib.suppress(ConnectionError):  # it may close before all of it was sent
+            connection.send(head)
+            connection.send(behind)
+        refused = connection.receive()
+        assert_error(refused, 431, "too_large")
+        assert refused.headers["connection"] == "close"
+        assert connection.is_closed()
+
+
+def test_headers_within_the_limit_are_read_however_they_come(server: Client):
+    long = b"X-Long: " + b"a" * (HEAD_LIMIT - 100) + b"\r\n"
+    request = get("/models").replace(b"\r\n\r\n", b"\r\n" + long + b"\r\n")
+    with server.connect() as connection:
+        for cut in (0, 30, HEAD_LIMIT // 2):
+            connection.send(request[:cut])
+            time.sleep(0.02)
+            assert connection.ask(request[cut:]).status == 200
+        connection.send(post(PATH, json.dumps(GOOD).encode()) + request)
+        assert [connection.receive().status for _ in range(2)] == [200, 200]
+
+
+def test_headers_behind_a_body_are_not_those_of_the_next_request(server: Client):
+    long = b"X-Long: " + b"a" * (HEAD_LIMIT // 2) + b"\r\n"
+    body = json.dumps(GOOD).encode()
+    chunked = b"Host: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(body), body)
+    with server.connect() as connection:
+        connection.send(b"POST /predict/tiny HTTP/1.1\r\n" + chunked)
+        time.sleep(0.02)
+        assert connection.ask(long + b"\r\n").status == 200
+        connection.send(b"GET /models HTTP/1.1\r\nHost: x\r\n" + long)
+        time.sleep(0.02)
+        assert connection.ask(b"\r\n").status == 200
+
+
+def test_an_endless_header_is_never_kept_whole(server: Client):
+    """Not before a request's headers, and not behind its body."""
+    started = b"POST /predict/tiny HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for begun in (get("/models") + get("/models")[:-2], started + b"1\r\n{\r\n0\r\n"):
+        with server.connect() as connection:
+            connection.send(begun + b"X-Endless: ")
+            sent = 0
+            with contextlib.suppress(ConnectionError):
+                while sent < 1 << 26:
+                    sent += connection.sock.send(b"a" * HEAD_LIMIT)
+            assert sent < 1 << 26, "it took 64 MB of one header"
+    assert server.predict(GOOD).status == 200
+
+
+def test_headers_beyond_the_limit_do_not_overtake_the_answer_before_them(server: Client):
+    long = b"GET /models HTTP/1.1\r\nX-Long: " + b"a" * (HEAD_LIMIT + 1) + b"\r\n\r\n"
+    with server.connect() as connection:
+        connection.send(post(PATH, json.dumps([GOOD] * 40).encode()) + long)
+        assert connection.receive().status == 200
+        assert_error(connection.receive(), 431, "too_large")
+        assert connection.is_closed()
+
+
 @pytest.fixture(scope="module")
 def hasty(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A server with little patience."""
@@ -731,6 +805,16 @@ def test_bytes_behind_an_answer_that_are_no_request_do_not_hold_the_connection(h
         assert connection.is_closed()
 
 
+def test_a_body_is_not_counted_as_headers(hasty: Client):
+    body = json.dumps([GOOD] * 5_000).encode()
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    with hasty.connect() as connection:
+        assert connection.ask(post(PATH, body) + get("/models")).status == 200
+        assert connection.receive().status == 200
+        head = post(PATH, b"", "Transfer-Encoding: chunked", "Content-Length: 0")
+        assert connection.ask(head.replace(b"Content-Length: 0\r\n", b"") + chunks).status == 200
+
+
 def test_an_idle_connection_is_closed_after_the_keep_alive(hasty: Client):
     with hasty.connect() as connection:
         assert connection.ask(get("/health/live")).status == 200
@@ -745,6 +829,40 @@ def test_a_body_that_does_not_come_is_undecodable_and_closed(hasty: Client, sent
         assert_error(answer, 400, "undecodable")
         assert answer.headers["connection"] == "close"
         assert connection.is_closed()
+
+
+def ask_much(server: Client, connection: Connection, ending: str) -> None:
+    """Asks for 700 kB over a connection of which the kernel holds a part."""
+    (there,) = server.serving._data.server_state.connections
+    sock = there.transport.get_extra_info("socket")
+    server.call(sock.setsockopt, socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    connection.send(post(PATH, json.dumps([GOOD] * 10_000).encode(), ending))
+
+
+@pytest.mark.parametrize("ending", ["Connection: close", "X-Connection: is kept"])
+def test_a_caller_that_never_reads_is_cut(hasty: Client, ending: str):
+    connections = hasty.serving._data.server_state.connections
+    assert until(lambda: not connections)
+    with hasty.connect() as connection:
+        assert until(lambda: len(connections) == 1)
+        ask_much(hasty, connection, ending)
+        assert until(lambda: any(c.transport.get_write_buffer_size() for c in connections))
+        assert until(lambda: not connections)
+
+
+def test_a_caller_that_reads_slowly_gets_its_answer(hasty: Client):
+    connections = hasty.serving._data.server_state.connections
+    assert until(lambda: not connections)
+    with hasty.connect() as connection:
+        assert until(lambda: len(connections) == 1)
+        ask_much(hasty, connection, "Connection: close")
+        came = bytearray()
+        while piece := connection.sock.recv(16_384):
+            came += piece
+            time.sleep(0.02)
+    head, _, body = bytes(came).partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(body) in head
 
 
 def test_a_caller_that_leaves_in_its_body_harms_nobody(server: Client):

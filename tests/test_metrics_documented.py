@@ -86,7 +86,7 @@ def test_every_metric_is_on_the_page_and_nothing_else():
 
 def test_series_are_as_many_as_the_docs_say():
     http = HttpCounters()
-    assert len(http.requests) + len(http.errors) == 27 * (len(PATHS) + 1)
+    assert len(http.requests) + len(http.errors) == 28 * (len(PATHS) + 1)
     layout = small_layout()
     series = ModelSeries(layout, Facts("ab", "flights@1+ab", "1.31.1", "team", 1.0, 0.5)).n_series
     measures, n_fields = layout.measures, len(layout.field_names)
