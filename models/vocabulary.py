@@ -91,7 +91,6 @@ OPS_ERROR_CODES: Final = (
     "unsupported_media_type",
     "invalid",
     "unknown_model",
-    "unknown_path",
     "method_not_allowed",
     "conflict",
     "internal",

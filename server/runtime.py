@@ -19,7 +19,9 @@ from models.store import Store
 from server.breaker import Breaker
 from server.core import Core
 from server.cost import RunCost, curve, one_by_one
+from server.events import EventLog
 from server.exposition import Exposed, Exposition, negotiated
+from server.facts import NO_FACTS, StateFacts
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
 from server.layout import Layout
@@ -91,9 +93,13 @@ class InProcessRuntime:
         has_ended: whether nothing goes on in its thread, after `stop`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, facts: StateFacts = NO_FACTS, events: EventLog | None = None
+    ) -> None:
         self.has_ended = True
         self.settings = settings
+        self._facts = facts
+        self._events = events
         self.core = Core(settings)
         self.http = HttpCounters()
         self.phase = Phase.STARTING
@@ -140,7 +146,8 @@ class InProcessRuntime:
         """
         self.core.start_runner()
         found = await asyncio.to_thread(live_versions, Store(self.settings.store))
-        self.core.routes = RouteTable(unavailable={each.model: each for each in found})
+        unavailable = {each.model: each for each in found}
+        self.core.routes = RouteTable(self._facts.generation, unavailable=unavailable)
         wanted = {each.model: each.version for each in found}
         for name in self.settings.forced_rungs:
             if name not in wanted:
@@ -193,9 +200,15 @@ class InProcessRuntime:
             facts = {"model": name, "version": version, "reason": str(error)}
             _log.error("model_not_loaded", **facts, exc_info=trace)
             self.core.routes = self.routes.without(Unavailable(name, version, WHY_NOT))
+            self._tell("model_not_loaded", name, version, reason=str(error))
         else:
             _log.info("model_loaded", model=name, version=version, digest=route.bundle.digest[:12])
-            self.core.routes = self.routes.with_route(configured(route, self.settings))
+            self.core.routes = self.routes.with_route(configured(route, self.settings, self._facts))
+            self._tell("model_loaded", name, version, digest=route.bundle.digest)
+
+    def _tell(self, kind: str, model: str, version: str, **facts: str) -> None:
+        if self._events is not None:
+            self._events.append(kind, model=model, facts={"version": version, **facts})
 
     def _fold_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(FOLD_SECONDS, self._fold, loop)
@@ -292,14 +305,17 @@ def make_route(bundle: Bundle, cost: RunCost) -> Route:
     )
 
 
-def configured(route: Route, settings: Settings) -> Route:
+def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
     """The route as the settings want it: deadline and forced rung.
+
+    Where no setting forces a rung, what an operator said before a restart holds.
 
     Raises:
         SettingsError: the bundle has no such rung.
     """
     bundle = route.bundle
     forced = settings.forced_rungs.get(bundle.name)
+    forced = forced or facts.forced_rung(bundle.name, bundle.version, time.time())
     if forced == "baseline" and bundle.ladder.baseline is None:
         raise SettingsError(
             f"--force {bundle.name}=baseline: version {bundle.version} of {bundle.name!r} has no "

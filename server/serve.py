@@ -17,6 +17,7 @@ import socket
 import time
 from asyncio import FIRST_COMPLETED as FIRST
 from collections.abc import Generator, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
@@ -25,11 +26,17 @@ import uvloop
 from server import logs
 from server.apps import create_app
 from server.connections import CLOSE, HeaderWatch, UnreadWatch, protocol_for
+from server.events import EventLog
+from server.facts import read_facts
 from server.http_counters import HttpCounters
+from server.ops.access import Guard
 from server.ops.app import create_ops_app
+from server.ops.desk import Desk
 from server.runtime import InProcessRuntime
 from server.settings import Settings, SettingsError
 from server.state_folder import Ports, StateFolder
+from server.tokens import Tokens
+from server.version import installed_version
 
 BACKLOG: Final = 2048
 FILES_BESIDE: Final = 128
@@ -97,11 +104,22 @@ class Server(uvicorn.Server):
 
 
 class Serving:
-    """Both servers and what is behind them, from `start` to `stop`; made and used on one loop."""
+    """Both servers and what is behind them, from `start` to `stop`; made and used on one loop.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of the server.
+        folder: the state folder, which is locked for this server.
+
+    Raises:
+        SettingsError: a port cannot be had, or what is in the state folder cannot be read.
+    """
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
-        self.runtime = InProcessRuntime(settings)
+        facts, tokens = read_facts(folder), Tokens(folder)
+        self.events = EventLog(folder)
+        self.runtime = InProcessRuntime(settings, facts, self.events)
+        self._desk = Desk(self.runtime, folder, facts, self.events)
         self._sockets = [
             listen(settings.host, settings.port, "port"),
             listen(settings.ops_host, settings.ops_port, "ops-port"),
@@ -110,7 +128,8 @@ class Serving:
         lane = create_app(settings, self.runtime)
         self._data = self._server(lane, self.runtime.http)
         lane.under_way = self._data.server_state.tasks
-        self._ops = self._server(create_ops_app(self.runtime), None)
+        guard = Guard(settings, tokens, self.events)
+        self._ops = self._server(create_ops_app(self.runtime, guard=guard, desk=self._desk), None)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -122,7 +141,10 @@ class Serving:
         """
         for server, sock in zip((self._data, self._ops), self._sockets, strict=True):
             self._tasks.append(asyncio.create_task(server.serve(sockets=[sock])))
+        facts = {"version": installed_version(), "data": self.data_url, "ops": self.ops_url}
+        self.events.append("started", facts=facts)
         await self.runtime.start()
+        await self._desk.open()
 
     async def stop(self, *, delay_seconds: float, hurry: asyncio.Event | None = None) -> None:
         """Stops gracefully: nothing that has been accepted is lost.
@@ -146,6 +168,9 @@ class Serving:
         await asyncio.gather(*self._tasks[1:])
         for sock in self._sockets:
             sock.close()
+        self._desk.close()
+        self.events.append("stopped")
+        self.events.close()
 
     def _server(self, app: Any, http: HttpCounters | None) -> Server:
         settings = self.settings
@@ -192,7 +217,7 @@ def run(settings: Settings, warnings: Iterable[str] = ()) -> None:
 
 async def _run(settings: Settings, state: StateFolder) -> None:
     stopping = Stopping(asyncio.get_running_loop())
-    serving = Serving(settings)
+    serving = Serving(settings, state.path)
     state.announce(Ports(os.getpid(), serving.data_url, serving.ops_url))
     starting = asyncio.create_task(serving.start())
     await asyncio.wait([starting, asyncio.create_task(stopping.asked.wait())], return_when=FIRST)

@@ -59,7 +59,7 @@ class Tokens:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._changed = -1
+        self._seen: tuple[int, int, int] | None = None
         self._tokens: tuple[Token, ...] = ()
         self._read()
 
@@ -74,15 +74,23 @@ class Tokens:
         return found
 
     def _read(self) -> None:
-        path = self._folder / TOKENS
-        changed = path.stat().st_mtime_ns if path.exists() else 0
-        if changed == self._changed:
+        seen = _identity(self._folder / TOKENS)
+        if seen == self._seen:
             return
         tokens = read_tokens(self._folder)
         if not any(token.is_operator for token in tokens):
             own = own_token(self._folder, make=True)
             tokens = (*tokens, Token(OWN_NAME, "operator", digest_of(own)))
-        self._tokens, self._changed = tokens, changed
+        self._tokens, self._seen = tokens, seen
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced; its time alone moves in steps of milliseconds."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_ino, found.st_size)
 
 
 def read_tokens(folder: Path) -> tuple[Token, ...]:

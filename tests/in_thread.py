@@ -119,9 +119,12 @@ class Client:
         return self.send(post(f"/predict/{model}", json.dumps(value).encode(), *headers))
 
     def ops(self, path: str) -> Response:
+        return self.ops_send(get(path))
+
+    def ops_send(self, request: bytes) -> Response:
         connection = Connection(self.ops_port)
         try:
-            return connection.ask(get(path))
+            return connection.ask(request)
         finally:
             connection.close()
 
@@ -155,7 +158,7 @@ def server_over(store: Path, folder: Path, **settings: Any) -> Generator[Client]
     errors: list[BaseException] = []
 
     async def serve() -> None:
-        serving = Serving(given)
+        serving = Serving(given, folder)
         clients.append(Client(serving, asyncio.get_running_loop()))
         try:
             await serving.start()

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from typer.core import TyperOption
 
-from models.vocabulary import ERROR_CODES, EVENT_KINDS
+from models.vocabulary import ERROR_CODES, EVENT_KINDS, OPS_ERROR_CODES
 from server import Settings, create_app, create_ops_app
 from server.asgi_lane import READ, TEMPLATE
 from server.cli import app, exits
@@ -131,3 +131,7 @@ def test_every_exit_code_is_documented():
     codes = [value for name, value in inspect.getmembers(exits) if name.isupper()]
     listed = re.findall(r"^\| (\d) \|", COMMANDS, re.MULTILINE)
     assert sorted(map(int, listed)) == sorted(codes)
+
+
+def test_every_error_of_the_ops_port_is_documented():
+    assert {code for code in OPS_ERROR_CODES if f"`{code}`" not in COMMANDS} == set()

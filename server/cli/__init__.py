@@ -9,7 +9,18 @@ import typer
 
 from features.errors import FeatureError
 from models.errors import ServingError
-from server.cli import demo, events, features, inspect, predict, serve, token, verify
+from server.cli import (
+    demo,
+    events,
+    features,
+    force_fallback,
+    inspect,
+    predict,
+    serve,
+    status,
+    token,
+    verify,
+)
 from server.cli.exits import code_of
 from server.cli.show import complain
 from server.settings import SettingsError
@@ -30,6 +41,8 @@ app.command()(inspect.inspect)
 app.command()(predict.predict)
 app.command()(features.features)
 app.command()(demo.demo)
+app.command()(status.status)
+app.command()(force_fallback.force_fallback)
 app.command()(events.events)
 app.add_typer(token.app, name="token")
 

@@ -4,6 +4,7 @@ from typing import Final
 
 from features.errors import FeaturesNotFound
 from models.errors import BundleNotFound, StoreError
+from server.cli.ops_client import NotRunning
 from server.settings import SettingsError
 
 DONE: Final = 0
@@ -19,5 +20,5 @@ def code_of(error: Exception) -> int:
     """The exit code of an error that ended a command."""
     if isinstance(error, SettingsError):
         return USAGE
-    unavailable = BundleNotFound, FeaturesNotFound, StoreError, ModuleNotFoundError
+    unavailable = BundleNotFound, FeaturesNotFound, StoreError, ModuleNotFoundError, NotRunning
     return UNAVAILABLE if isinstance(error, unavailable) else REFUSED

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from models.errors import StoreError
+from models.errors import ServingError
 from server.settings import SettingsError, load
 from server.state_folder import running_server
 from server.tokens import own_token
@@ -29,7 +29,11 @@ OpsUrl = Annotated[
 ]
 
 
-class ServerSaysNo(Exception):
+class NotRunning(ServingError):
+    """No server where one was looked for, or something else answers there."""
+
+
+class ServerSaysNo(ServingError):
     """A call that the server refused; the message is the server's."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -49,7 +53,7 @@ def call(
     """The JSON answer of a running server; POST where there is a body, else GET.
 
     Raises:
-        StoreError: no server runs there, or it does not answer.
+        NotRunning: no server runs there, or it does not answer.
         ServerSaysNo: it refused.
     """
     folder = state_folder_of(state_dir)
@@ -65,7 +69,7 @@ def call(
     except urllib.error.HTTPError as refused:
         raise _no(refused) from refused
     except (OSError, ValueError) as error:
-        raise StoreError(
+        raise NotRunning(
             f"{base} does not answer as a keelmark ops port does ({error}); is it the ops port, "
             "and does the server run?"
         ) from error
@@ -74,7 +78,7 @@ def call(
 def _url(folder: Path) -> str:
     ports = running_server(folder)
     if ports is None:
-        raise StoreError(
+        raise NotRunning(
             f"no server runs with the state folder {folder}; start one, name its folder with "
             "--state-dir, or its ops port with --server"
         )

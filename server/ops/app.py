@@ -1,22 +1,41 @@
 """The ops plane as an application: metrics and health, for who looks after the server."""
 
-from typing import Annotated, Final
+from collections import deque
+from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Header
+import msgspec
+from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 
 from server.apps import PROBED, health_response, speak_our_errors
+from server.events import events_in
+from server.ops.access import AccessRefused, Guard
+from server.ops.desk import Desk, ForceFallback, OperatorError
+from server.ops.status import status_of
 from server.prediction_ids import PredictionIds
 from server.runtime import Runtime
+from server.tokens import Token
 
 NO_SUCH_PATH: Final = (
     "nothing is served at this path; there are GET /metrics, GET /health/live, GET /health/ready "
-    "and GET /health/startup. Predictions are on the data port."
+    "and GET /health/startup for everybody, GET /status and GET /events with a viewer's token, and "
+    "POST /models/{model}/force-fallback with an operator's. Predictions are on the data port."
 )
+LARGEST_BODY_BYTES: Final = 65_536
+MOST_EVENTS: Final = 1_000
 
 
-def create_ops_app(runtime: Runtime) -> FastAPI:
-    """The ops port of whatever serves behind `runtime`; open to everybody who reaches it."""
+def create_ops_app(
+    runtime: Runtime, *, guard: Guard | None = None, desk: Desk | None = None
+) -> FastAPI:
+    """The ops port of whatever serves behind `runtime`.
+
+    Args:
+        runtime: what serves.
+        guard: in front of what is not open to everybody who reaches the port.
+        desk: takes operators' calls. Without both there are metrics and health alone.
+    """
     app = FastAPI(
         title="Keelmark operations",
         docs_url=None,
@@ -45,4 +64,69 @@ def create_ops_app(runtime: Runtime) -> FastAPI:
     async def started() -> Response:
         return health_response(runtime.health("startup"))
 
+    if guard is not None and desk is not None:
+        _add_viewers_pages(app, runtime, guard, desk)
+        _add_operators_calls(app, guard, desk)
     return app
+
+
+def _add_viewers_pages(app: FastAPI, runtime: Runtime, guard: Guard, desk: Desk) -> None:
+    viewer = [Depends(guard.needs("viewer"))]
+
+    @app.get("/status", dependencies=viewer)
+    async def status() -> Response:
+        """What is served, and what operators have said."""
+        return _json(status_of(runtime, desk.facts, desk.events.head))
+
+    @app.get("/events", dependencies=viewer)
+    def events(last: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 50) -> Response:
+        """The latest events, oldest first."""
+        return _json(list(deque(events_in(desk.events.path.parent), maxlen=last)))
+
+
+def _add_operators_calls(app: FastAPI, guard: Guard, desk: Desk) -> None:
+    operator = Depends(guard.needs("operator"))
+
+    async def refused(request: Request, error: AccessRefused | OperatorError) -> Response:
+        """An error body, in the shape that all have."""
+        said = {"code": error.code, "message": str(error), "request_id": _ids().decode()}
+        headers = {"www-authenticate": "Bearer"} if error.code == "unauthorized" else {}
+        return _json({"error": said}, error.status, headers)
+
+    app.add_exception_handler(AccessRefused, refused)  # pyright: ignore[reportArgumentType]
+    app.add_exception_handler(OperatorError, refused)  # pyright: ignore[reportArgumentType]
+
+    async def wrong(request: Request, error: RequestValidationError) -> Response:
+        problem = error.errors()[0]
+        what = ".".join(str(part) for part in problem["loc"])
+        return await refused(request, OperatorError("invalid", f"{what}: {problem['msg']}"))
+
+    app.add_exception_handler(RequestValidationError, wrong)  # pyright: ignore[reportArgumentType]
+
+    @app.post("/models/{model}/force-fallback")
+    async def force_fallback(
+        model: str, request: Request, token: Annotated[Token, operator]
+    ) -> Response:
+        """Sends the model's rows to a lower rung, or no longer."""
+        asked = await _body_of(request, ForceFallback)
+        return _json(await desk.force(model, asked, who=token.name))
+
+
+_ids = PredictionIds().next
+
+
+async def _body_of(request: Request, kind: type[ForceFallback]) -> ForceFallback:
+    content = b""
+    async for part in request.stream():
+        content += part
+        if len(content) > LARGEST_BODY_BYTES:
+            raise OperatorError("invalid", f"the body is larger than {LARGEST_BODY_BYTES} bytes")
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise OperatorError("invalid", f"the body is not what this call takes: {error}") from error
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    content = msgspec.json.encode(value)
+    return Response(content, status, headers, media_type="application/json")

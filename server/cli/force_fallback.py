@@ -1,0 +1,69 @@
+"""`keelmark force-fallback`: a lower rung answers for a model, at once, until it is let off."""
+
+import re
+from typing import Annotated, Final, Literal
+
+import typer
+
+from server.cli.bundles import AsJson
+from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.show import out, say_json
+from server.settings import SettingsError
+
+UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def force_fallback(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    rung: Annotated[
+        Literal["baseline", "rules", "off"],
+        typer.Argument(help="Who answers from now on; off lets the model answer again."),
+    ],
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the event log and in status.")],
+    expires: Annotated[
+        str | None, typer.Option(help="End it by itself after, such as 30m, 4h or 2d; 7d at most.")
+    ] = None,
+    if_generation: Annotated[
+        int | None, typer.Option(help="Only if the route table has this generation still.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    server: OpsUrl = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sends a model's rows to its baseline or its rules, with the reason `operator`.
+
+    It holds when the command returns, survives a restart, and ends with the version it was said of.
+    Ends with 1 if the server refuses, 2 if the command is wrong, 4 if no server answers.
+    """
+    body = {
+        "rung": None if rung == "off" else rung,
+        "reason": reason,
+        "expires_seconds": None if expires is None else seconds_of(expires),
+        "if_generation": if_generation,
+        "dry_run": dry_run,
+    }
+    done = call(f"/models/{model}/force-fallback", body, server=server, state_dir=state_dir)
+    if as_json:
+        say_json(done)
+        return
+    before, after = (done[name] or "model" for name in ("before", "after"))
+    what = "would be" if dry_run else "is" if done["changed"] else "was already"
+    answers = after if what == "was already" else f"{after} (before: {before})"
+    out().print(f"{model} {done['version']}: who answers {what} {answers}")
+
+
+def seconds_of(text: str) -> float:
+    """A time as people write it.
+
+    >>> seconds_of("90s"), seconds_of("1.5h")
+    (90.0, 5400.0)
+
+    Raises:
+        SettingsError: it is no time.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if found is None:
+        raise SettingsError(f"{text!r} is no time; write a number with s, m, h or d, as in 4h")
+    return float(found[1]) * UNITS[found[2]]

@@ -1,0 +1,34 @@
+"""`keelmark status`: what a running server does, and what operators have told it."""
+
+from typing import Any
+
+from server.cli.bundles import AsJson
+from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.show import out, say_json, table
+
+
+def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Shows what a running server serves: versions, breakers, forced rungs, events.
+
+    Ends with 1 if the server refuses, 4 if none answers.
+    """
+    found = call("/status", server=server, state_dir=state_dir)
+    if as_json:
+        say_json(found)
+        return
+    head = f"keelmark {found['keelmark']}, {found['phase']}, generation {found['generation']}"
+    rows = [_row(model) for model in found["models"]]
+    columns = ("model", "version", "state", "breaker", "who answers", "why")
+    out().print(table(head, columns, rows))
+    events = found["events"]
+    out().print(f"events: {events['n']}, the last one's sha256 {events['sha256']}")
+
+
+def _row(model: dict[str, Any]) -> tuple[Any, ...]:
+    said = model["forced_by"] or {}
+    why = model["why"]
+    if said:
+        until = f" until {said['expires']}" if said["expires"] else ""
+        why = f"{said['by']} at {said['at']}{until}: {said['reason']}"
+    answers = model["forced"] or ("model" if model["state"] == "live" else None)
+    return model["model"], model["version"], model["state"], model["breaker"], answers, why

@@ -1,0 +1,92 @@
+"""What a server has been told to do, kept in its state folder: facts, which win over wishes.
+
+Written before it is done, and on the disk before the command returns: a server that is started
+again does what the last one did.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from server.settings import SettingsError
+
+FACTS: Final = "facts.json"
+
+
+class ForcedFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An operator's word that a lower rung answers for a model.
+
+    Attributes:
+        version: of the bundle it was said of; it ends with it.
+        rung: the highest that may answer.
+        by, at, reason: who, when (ISO 8601, UTC), why.
+        expires: epoch seconds; None for never.
+    """
+
+    version: str
+    rung: Literal["baseline", "rules"]
+    by: str
+    at: str
+    reason: str
+    expires: float | None = None
+
+
+class StateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All of them. A generation of the route table is never used twice, also after a restart."""
+
+    format: Literal[1] = 1
+    generation: Annotated[int, msgspec.Meta(ge=0)] = 0
+    forced: dict[str, ForcedFact] = {}
+
+    def forced_rung(
+        self, model: str, version: str, now: float
+    ) -> Literal["baseline", "rules"] | None:
+        """The rung that an operator forced for this version, if that holds now (epoch seconds)."""
+        fact = self.forced.get(model)
+        if fact is None or fact.version != version:
+            return None
+        return None if fact.expires is not None and fact.expires <= now else fact.rung
+
+
+NO_FACTS: Final = StateFacts()
+
+
+def read_facts(folder: Path) -> StateFacts:
+    """The facts of a state folder; none where none were written.
+
+    Raises:
+        SettingsError: they cannot be read; serving without them could undo what an operator did.
+    """
+    path = folder / FACTS
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=StateFacts)
+    except FileNotFoundError:
+        return StateFacts()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error}), so it is not known what operators have told this "
+            "server; `keelmark events` shows it. Correct the file, or remove it to serve as the "
+            "store says"
+        ) from error
+
+
+def write_facts(folder: Path, facts: StateFacts) -> None:
+    """Replaces them; on the disk when this returns.
+
+    Raises:
+        OSError: the disk did not take them; the old ones stand.
+    """
+    path = folder / FACTS
+    aside = path.with_name(path.name + ".new")
+    with aside.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(facts), indent=1) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

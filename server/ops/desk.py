@@ -1,0 +1,249 @@
+"""Where operators' calls are taken: one at a time, each checked, written down, then done.
+
+The order of a change: its facts are on the disk, the route table is published, the event is
+written, the caller hears of it. A crash in between leaves what the facts say, which the next start
+does.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from server.events import EventLog
+from server.facts import ForcedFact, StateFacts, write_facts
+from server.logs import logger
+from server.routes import Forced, Route
+from server.runtime import Runtime
+
+STATUS: Final = {"invalid": 400, "unknown_model": 404, "conflict": 409}
+LONGEST_REASON: Final = 500
+LONGEST_FORCED_SECONDS: Final = 7 * 86_400
+
+_log = logger("desk")
+
+
+class OperatorError(Exception):
+    """A call that cannot be done as asked; nothing was changed."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code: Final = code
+        self.status: Final = STATUS[code]
+
+
+class ForceFallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of a call to force a rung, or, with `rung` null, to let the model answer again.
+
+    `if_generation` refuses the call where the route table has another generation; `dry_run` says
+    what would be done.
+    """
+
+    rung: Literal["baseline", "rules"] | None
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_REASON)]
+    expires_seconds: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_FORCED_SECONDS)] | None = None
+    if_generation: int | None = None
+    dry_run: bool = False
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call came to; asked twice, nothing is changed the second time."""
+
+    model: str
+    version: str
+    before: Forced | None
+    after: Forced | None
+    generation: int
+    changed: bool
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Forcing:
+    """A call that can be done."""
+
+    route: Route
+    asked: ForceFallback
+    fact: ForcedFact | None
+
+
+class Desk:
+    """Changes what is served, on the loop that serves.
+
+    Args:
+        runtime: what serves.
+        folder: the state folder.
+        facts: that were read from it.
+        events: the log.
+        now: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        folder: Path,
+        facts: StateFacts,
+        events: EventLog,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.events: Final = events
+        self._runtime = runtime
+        self._folder = folder
+        self._facts = facts
+        self._now = now
+        self._one_at_a_time = asyncio.Lock()
+        self._ends: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def facts(self) -> StateFacts:
+        """What operators have said, as it stands."""
+        return self._facts
+
+    async def open(self) -> None:
+        """Takes up what was said before a restart, now that the models are open."""
+        now, routes = self._now(), self._runtime.routes
+        left: dict[str, ForcedFact] = {}
+        for model, fact in self._facts.forced.items():
+            route = routes.live.get(model)
+            if route is None:
+                continue
+            rung = self._facts.forced_rung(model, route.bundle.version, now)
+            if rung is not None and rung == route.forced:
+                left[model] = fact
+        for model, fact in self._facts.forced.items():
+            if model not in left:
+                why = "it expired, ended with its version, or a setting says otherwise"
+                await self._tell("server", model, fact.rung, None, {"reason": why})
+        await self._write(StateFacts(generation=routes.generation, forced=left))
+        for model, fact in left.items():
+            self._end_later(model, fact)
+
+    def close(self) -> None:
+        """Forgets the timers; what expires while no server runs ends at the next start."""
+        for timer in self._ends.values():
+            timer.cancel()
+
+    async def force(self, model: str, asked: ForceFallback, *, who: str) -> Done:
+        """Forces a rung for a model, or ends that.
+
+        Raises:
+            OperatorError: no such model, not loaded, no such rung, or another generation.
+        """
+        async with self._one_at_a_time:
+            forcing = self._checked(model, asked, who)
+            route = forcing.route
+            done = Done(
+                model=model,
+                version=route.bundle.version,
+                before=route.forced,
+                after=asked.rung,
+                generation=self._runtime.routes.generation,
+                changed=self._changes(model, forcing),
+                dry_run=asked.dry_run,
+            )
+            if asked.dry_run or not done.changed:
+                return done
+            await self._do(model, forcing, who)
+            return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
+
+    def _checked(self, model: str, asked: ForceFallback, who: str) -> _Forcing:
+        routes = self._runtime.routes
+        route = routes.live.get(model)
+        if route is None:
+            missing = routes.unavailable.get(model)
+            if missing is None:
+                raise OperatorError("unknown_model", routes.no_such(model))
+            raise OperatorError("conflict", f"model {model!r} is not loaded: {missing.why}")
+        if asked.if_generation not in (None, routes.generation):
+            raise OperatorError(
+                "conflict",
+                f"the generation is {routes.generation}, not {asked.if_generation}: somebody has "
+                "changed something meanwhile. Look at `keelmark status`, and ask again.",
+            )
+        if asked.rung == "baseline" and route.bundle.ladder.baseline is None:
+            raise OperatorError(
+                "invalid",
+                f"version {route.bundle.version} of {model!r} has no baseline; force its rules",
+            )
+        return _Forcing(route, asked, self._fact(route, asked, who))
+
+    def _fact(self, route: Route, asked: ForceFallback, who: str) -> ForcedFact | None:
+        if asked.rung is None:
+            return None
+        now = self._now()
+        return ForcedFact(
+            version=route.bundle.version,
+            rung=asked.rung,
+            by=who,
+            at=datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
+            reason=asked.reason,
+            expires=None if asked.expires_seconds is None else now + asked.expires_seconds,
+        )
+
+    def _changes(self, model: str, forcing: _Forcing) -> bool:
+        """Whether there is anything to do: another rung, or the same with another end."""
+        if forcing.route.forced != forcing.asked.rung:
+            return True
+        known = self._facts.forced.get(model)
+        return forcing.asked.expires_seconds is not None or (
+            known is not None and known.expires is not None and forcing.asked.rung is not None
+        )
+
+    async def _do(self, model: str, forcing: _Forcing, who: str) -> None:
+        others = {name: fact for name, fact in self._facts.forced.items() if name != model}
+        forced = others if forcing.fact is None else {**others, model: forcing.fact}
+        generation = self._runtime.routes.generation + 1
+        await self._write(StateFacts(generation=generation, forced=forced))
+        # Made now: other models may have been opened while the disk was waited for.
+        table = self._runtime.routes.with_route(replace(forcing.route, forced=forcing.asked.rung))
+        self._runtime.publish(table)
+        self._end_later(model, forcing.fact)
+        facts: dict[str, Any] = {"reason": forcing.asked.reason, "generation": table.generation}
+        if forcing.asked.expires_seconds is not None:
+            facts["expires_seconds"] = forcing.asked.expires_seconds
+        await self._tell(who, model, forcing.route.forced, forcing.asked.rung, facts)
+
+    async def _write(self, facts: StateFacts) -> None:
+        await asyncio.to_thread(write_facts, self._folder, facts)
+        self._facts = facts
+
+    async def _tell(
+        self,
+        who: str,
+        model: str,
+        before: Forced | None,
+        after: Forced | None,
+        facts: dict[str, Any],
+    ) -> None:
+        _log.warning("forced", model=model, before=before, after=after, who=who)
+        words = {"who": who, "model": model, "before": before or "model", "after": after or "model"}
+        await asyncio.to_thread(self.events.append, "forced", **words, facts=facts)
+
+    def _end_later(self, model: str, fact: ForcedFact | None) -> None:
+        if timer := self._ends.pop(model, None):
+            timer.cancel()
+        if fact is None or fact.expires is None:
+            return
+        seconds = max(0.0, fact.expires - self._now())
+        loop = asyncio.get_running_loop()
+        self._ends[model] = loop.call_later(seconds, self._end, model, fact)
+
+    def _end(self, model: str, fact: ForcedFact) -> None:
+        if self._facts.forced.get(model) is not fact:
+            return
+        task = asyncio.create_task(self._expire(model))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _expire(self, model: str) -> None:
+        try:
+            await self.force(model, ForceFallback(rung=None, reason="it expired"), who="server")
+        except (OperatorError, OSError) as error:
+            _log.error("forced_not_ended", model=model, reason=str(error))

@@ -1,0 +1,108 @@
+"""What a server is doing, in one answer: for `keelmark status`, and for who is called at night."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from server.events import Head
+from server.facts import StateFacts
+from server.routes import Forced, Route
+from server.runtime import Runtime
+from server.version import installed_version
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. `breaker` and what follows are of its live version; None where it has none.
+
+    Attributes:
+        state: `live` or `not_loaded`; `why` says why not.
+        forced: the highest rung that may answer, if an operator wants a lower one than the model.
+        forced_by: who said so, when, why and until when; None for a setting.
+    """
+
+    model: str
+    version: str | None
+    state: str
+    why: str | None = None
+    digest: str | None = None
+    features: str | None = None
+    signature: str | None = None
+    owner: str | None = None
+    contact: str | None = None
+    breaker: str | None = None
+    forced: Forced | None = None
+    forced_by: dict[str, Any] | None = None
+
+
+class EventsHead(msgspec.Struct, frozen=True):
+    """How far the event log goes. Noted elsewhere, it shows whether its end was cut off."""
+
+    n: int
+    sha256: str
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the server as a whole."""
+
+    keelmark: str
+    phase: str
+    generation: int
+    models: list[ModelStatus]
+    events: EventsHead
+
+
+def status_of(runtime: Runtime, facts: StateFacts, head: Head) -> Status:
+    """The status of what serves.
+
+    Args:
+        runtime: what serves.
+        facts: what operators have said.
+        head: of the event log.
+    """
+    routes = runtime.routes
+    return Status(
+        keelmark=installed_version(),
+        phase=runtime.phase.value,
+        generation=routes.generation,
+        models=[
+            _live(routes.live[name], facts) if name in routes.live else _missing(runtime, name)
+            for name in routes.names()
+        ],
+        events=EventsHead(head.n, head.sha256),
+    )
+
+
+def _live(route: Route, facts: StateFacts) -> ModelStatus:
+    bundle = route.bundle
+    return ModelStatus(
+        model=bundle.name,
+        version=bundle.version,
+        state="live",
+        digest=bundle.digest,
+        features=bundle.manifest.features.identity or None,
+        signature="unsigned",
+        owner=bundle.manifest.owner or None,
+        contact=bundle.manifest.contact or None,
+        breaker=route.breaker.state,
+        forced=route.forced,
+        forced_by=_said(route, facts),
+    )
+
+
+def _said(route: Route, facts: StateFacts) -> dict[str, Any] | None:
+    fact = facts.forced.get(route.bundle.name)
+    if route.forced is None or fact is None:
+        return None
+    ends = None if fact.expires is None else datetime.fromtimestamp(fact.expires, UTC)
+    return {
+        "by": fact.by,
+        "at": fact.at,
+        "reason": fact.reason,
+        "expires": ends and ends.isoformat(timespec="seconds"),
+    }
+
+
+def _missing(runtime: Runtime, name: str) -> ModelStatus:
+    missing = runtime.routes.unavailable[name]
+    return ModelStatus(model=name, version=missing.version, state="not_loaded", why=missing.why)
