@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from server.breaker import CLOSED
 from server.routes import RouteTable
 
 Question = Literal["live", "ready", "startup"]
@@ -34,6 +35,8 @@ class Health:
 def readiness(phase: Phase, routes: RouteTable, required: Iterable[str] | None) -> Health:
     """Whether traffic should come: serving, and every required model is live.
 
+    A breaker that is not closed and a forced rung are told and change nothing: lower rungs answer.
+
     Args:
         phase: of the server.
         routes: the current table.
@@ -60,7 +63,12 @@ def startup(phase: Phase) -> Health:
 
 def _state_of(name: str, routes: RouteTable) -> dict[str, Any]:
     if route := routes.live.get(name):
-        return {"state": "live", "version": route.bundle.version}
+        state: dict[str, Any] = {"state": "live", "version": route.bundle.version}
+        if route.breaker.state != CLOSED:
+            state["breaker"] = route.breaker.state
+        if route.forced is not None:
+            state["forced"] = route.forced
+        return state
     if missing := routes.unavailable.get(name):
         return {"state": "not_loaded", "version": missing.version, "why": missing.why}
     return {"state": "not_in_store"}

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 from features.fields import Field
 from models.bundle import Bundle
 from models.errors import RequestError
-from models.manifest import OutputSpec
+from models.manifest import BaselineInfo, OutputSpec
+from models.vocabulary import DEFAULT_RULE
 from server.routes import RouteTable
 
 
@@ -30,7 +31,11 @@ class ModelsPage(BaseModel):
 
 
 class FieldPage(BaseModel):
-    """A key of the record. `policies` says who answers when its value is in trouble."""
+    """A key of the record.
+
+    `policies` says who answers when its value is in trouble; `repairs` are the values that policies
+    put in its place, where they name one.
+    """
 
     name: str
     type: str
@@ -41,6 +46,7 @@ class FieldPage(BaseModel):
     nullable: bool
     sensitive: bool
     policies: dict[str, str]
+    repairs: dict[str, float | str | bool]
 
 
 class TensorPage(BaseModel):
@@ -63,8 +69,38 @@ class OutputPage(BaseModel):
     positive: str | int | bool | None
 
 
+class CheckPage(BaseModel):
+    """A condition across fields; `policy` says who answers a record for which it does not hold."""
+
+    name: str
+    holds: str
+    policy: str
+
+
+class RulePage(BaseModel):
+    """A rule: `when` is its condition in CEL, null for the last one, which always answers."""
+
+    name: str
+    when: str | None
+    outputs: dict[str, Any]
+
+
+class BaselinePage(BaseModel):
+    """The simpler model below the model: the fields that it reads, and what it is."""
+
+    fields: list[str]
+    accepts: dict[str, list[str]]
+    features: str
+    framework: str
+    estimator: str
+
+
 class ModelPage(ModelSummary):
-    """A model, with what it wants (`fields` of a record, or `tensors`) and what it answers."""
+    """A model, with what it wants (`fields` of a record, or `tensors`) and what it answers.
+
+    `checks`, `max_repaired`, `baseline` and `rules` say who answers when the model does not;
+    `breaker` is the state of its breaker, `forced` the rung that an operator has put it on.
+    """
 
     contact: str = ""
     features: str = ""
@@ -72,6 +108,12 @@ class ModelPage(ModelSummary):
     tensors: list[TensorPage] = []
     outputs: list[OutputPage] = []
     decisions: list[str] = []
+    checks: list[CheckPage] = []
+    max_repaired: int | None = None
+    baseline: BaselinePage | None = None
+    rules: list[RulePage] = []
+    breaker: str | None = None
+    forced: str | None = None
     example: dict[str, Any] = {}
 
 
@@ -101,8 +143,8 @@ def describe(model: str, routes: RouteTable) -> ModelPage:
         return ModelPage(**summary(model, routes).model_dump())
     if model not in routes.live:
         raise RequestError("unknown_model", routes.no_such(model))
-    bundle = routes.live[model].bundle
-    manifest = bundle.manifest
+    route = routes.live[model]
+    bundle, manifest = route.bundle, route.bundle.manifest
     return ModelPage(
         **summary(model, routes).model_dump(),
         contact=manifest.contact,
@@ -111,6 +153,15 @@ def describe(model: str, routes: RouteTable) -> ModelPage:
         tensors=_tensor_pages(bundle),
         outputs=[_output_page(output) for output in bundle.outputs],
         decisions=list(bundle.ladder.decisions.names),
+        checks=[
+            CheckPage(name=check.name, holds=check.text, policy=check.policy)
+            for check in bundle.fallback.checks
+        ],
+        max_repaired=bundle.fallback.max_repaired,
+        baseline=_baseline_page(manifest.baseline) if manifest.baseline else None,
+        rules=_rule_pages(bundle),
+        breaker=route.breaker.state,
+        forced=route.forced,
         example=bundle.example,
     )
 
@@ -127,7 +178,28 @@ def _field_page(field: Field, bundle: Bundle) -> FieldPage:
         nullable=field.nullable,
         sensitive=field.sensitive is not None,
         policies={trouble: policy.policy for trouble, policy in policies.items()},
+        repairs={
+            trouble: policy.value
+            for trouble, policy in policies.items()
+            if policy.value is not None
+        },
     )
+
+
+def _baseline_page(baseline: BaselineInfo) -> BaselinePage:
+    return BaselinePage(
+        fields=list(baseline.fields),
+        accepts={field: list(troubles) for field, troubles in baseline.accepts.items()},
+        features=baseline.features.identity,
+        framework=baseline.model.framework,
+        estimator=baseline.model.estimator,
+    )
+
+
+def _rule_pages(bundle: Bundle) -> list[RulePage]:
+    fallback = bundle.fallback
+    rules = [RulePage(name=r.name, when=r.when, outputs=r.outputs) for r in fallback.rules]
+    return [*rules, RulePage(name=DEFAULT_RULE, when=None, outputs=fallback.default)]
 
 
 def _tensor_pages(bundle: Bundle) -> list[TensorPage]:

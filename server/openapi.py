@@ -15,7 +15,7 @@ from models.policies import troubles_of
 from models.vocabulary import ERROR_CODES, REASONS, SERVED_BY, TROUBLES
 from server.protocols.predict import STATUS
 from server.routes import RouteTable
-from server.settings import Settings
+from server.settings import MOST_DEADLINE_MS, Settings
 
 Schema = dict[str, Any]
 
@@ -137,6 +137,13 @@ def _parameters(bundle: Bundle) -> list[Schema]:
             "description": "Comes back as `request_id` if it is 1 to 128 of `A-Z a-z 0-9 . _ : -`; "
             "else it is ignored.",
             "schema": {"type": "string"},
+        },
+        {
+            "name": "Keelmark-Deadline-Ms",
+            "in": "header",
+            "description": "Milliseconds from the request's headers to its answer. Where the model "
+            "would not be in time, a lower rung answers; if none can, the status is 504.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MOST_DEADLINE_MS},
         },
     ]
 
