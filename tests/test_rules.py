@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from models.ladder import RULES
 from models.manifest import OutputSpec, Rule
 from models.outputs import check_answer
 from models.policies import repair
-from models.rules import MOST_RULES, Rules
+from models.rules import FUNCTIONS, MOST_RULES, Rules
 from tests.rungs import BAD, DEFAULT, FITTED, GOOD, LOST, SMALL, compiled, encoded, ladder, said
 
 
@@ -291,6 +292,28 @@ def test_refused_names(names: list[str], words: str):
     with pytest.raises(ValueError, match=r"name|rules") as caught:
         compiled(*(rule("true", name) for name in names))
     assert words in str(caught.value)
+
+
+def test_what_they_may_call_is_documented():
+    said = Path(__file__).parent.parent.joinpath("docs", "concepts.md").read_text("utf-8")
+    for name in FUNCTIONS:
+        assert f"`{name}`" in said or name.startswith("get")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_they_may_call_is_there(name: str):
+    moment = "(timestamp('1970-01-01T00:00:00Z') + duration('90061s'))"
+    calls = {
+        "size": "size(r.colour) == 3",
+        "contains": "r.colour.contains('e')",
+        "startsWith": "r.colour.startsWith('re')",
+        "endsWith": "r.colour.endsWith('ed')",
+        "int": "int(r.size) == 1",
+        "double": "double('1.5') > r.size",
+        "string": "string(int(r.size)) == '1'",
+    }
+    of_time = f"{moment}.{name}() >= 0" if name.startswith("get") else f"{moment} == {moment}"
+    assert matches(calls.get(name, of_time))
 
 
 def test_as_many_as_are_allowed():
