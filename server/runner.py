@@ -12,6 +12,7 @@ thread came to an end; another thread then goes on with the queue.
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from server.routes import Route
 
 STOP_SECONDS: Final = 5.0
 """How long a run that goes on is waited for when the server stops."""
+
+SWITCH_SECONDS: Final = 0.0005
 
 _log = logger("runner")
 
@@ -145,7 +148,12 @@ class Runner:
         return behind + (left if left > 0 else elapsed)
 
     def start(self) -> None:
-        """Starts the thread. On the loop."""
+        """Starts the thread. On the loop.
+
+        For the whole process, a thread that wants to go on then waits for another that computes in
+        Python for half a millisecond and not for five: the loop waits so long for this one.
+        """
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._start_thread()
 
