@@ -105,6 +105,11 @@ def read_expression(value: Mapping[str, Any], fields: Mapping[str, Field]) -> Ex
         )
     args = [read_expression(arg, fields) for arg in value["of"]]
     params = {key: item for key, item in value.items() if key not in ("op", "of")}
+    if unknown := sorted(params.keys() - set(op.params)):
+        raise DeclarationError(
+            f"operator {op.name!r} takes no {', '.join(map(repr, unknown))}; it takes "
+            f"{', '.join(map(repr, op.params)) or 'nothing'}"
+        )
     return op.gives(op.name, args, params)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from features import (
     Category,
     DeclarationError,
+    Expression,
     FeaturesCorrupt,
     FeatureSet,
     FeaturesNotFound,
@@ -22,10 +23,13 @@ from features import (
     category,
     number,
 )
+from features.nodes import walk
+from features.ops import OPS
 from models import Store
 from models.errors import DefinitionChanged
 from tests.fit_features import feature_set, summary, table
 from tests.packed import features, packed, trained, trips
+from tests.test_features_digests import DIFFERENT
 
 
 @cache
@@ -267,13 +271,13 @@ def test_a_store_takes_a_selection_beside_the_whole(tmp_path: Path):
 
     model = lgb.LGBMClassifier(n_estimators=3, n_jobs=1, verbose=-1)
     model.fit(some.transform(trips(), quiet=True), trips()["late"])
-    packed(tmp_path, "2", features=some, model=model, policies={})
+    packed(tmp_path, "2", features=some, model=model, policies={}, time=None)
     assert Fitted.load(tmp_path, "trips/2").label == some.label
     renamed = trained()[0].select("distance", "carrier", name="trips", version=2)
-    packed(tmp_path, "3", features=renamed, model=model, policies={})
+    packed(tmp_path, "3", features=renamed, model=model, policies={}, time=None)
     other = trained()[0].select("carrier", "distance", name="trips", version=2)
     with pytest.raises(DefinitionChanged):
-        packed(tmp_path, "4", features=other, model=model, policies={})
+        packed(tmp_path, "4", features=other, model=model, policies={}, time=None)
 
 
 # a field's definition
@@ -330,6 +334,7 @@ def test_copies_are_equal_and_work():
         "spec",
         "spec/fields/0",
         "spec/features/0",
+        "spec/features/0/expression",
         "state",
         "state/vocabularies",
         "state/zones",
@@ -346,13 +351,33 @@ def test_an_entry_of_no_format_is_refused_with_the_way_out(path: str):
     place["added"] = []
     with pytest.raises(FeaturesCorrupt) as refused:
         Fitted.from_json(file)
-    if path != "spec/fields/0":  # a field refuses its own
+    if path not in ("spec/fields/0", "spec/features/0/expression"):  # they refuse their own
         where = path.replace("/0", "[0]").replace("/", ".")
         assert f"format 1 has not: {'.'.join(filter(None, [where, 'added']))}. " in str(
             refused.value
         )
         assert "another format number" in str(refused.value)
     assert "added" in str(refused.value)
+
+
+@pytest.mark.parametrize("expressions", DIFFERENT, ids=lambda line: line[0].op)
+def test_every_expression_is_read_back_with_all_that_was_chosen(expressions: list[Expression]):
+    for expression in expressions:
+        definition = FeatureSet("s", version=1, features={"f": expression})
+        back = FeatureSet.from_spec("s", 1, json.loads(json.dumps(definition.spec)))
+        assert back.spec_digest == definition.spec_digest
+
+
+def test_every_operator_with_a_choice_is_among_them():
+    tried = {node.op for line in DIFFERENT for node in walk(*line)}
+    assert {name for name, op in OPS.items() if op.params} - tried <= {"onnx/1", "onnx_columns/1"}
+
+
+def test_a_choice_that_an_operator_does_not_have_is_named():
+    file = json.loads(json.dumps(fitted().to_json()))
+    file["spec"]["features"][0]["expression"]["added"] = 1
+    with pytest.raises(FeaturesCorrupt, match=r"operator 'standardize/1' takes no 'added'; it tak"):
+        Fitted.from_json(file)
 
 
 @pytest.mark.parametrize(("part", "name"), [("vocabularies", "gate"), ("zones", "Asia/Kolkata")])

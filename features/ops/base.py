@@ -155,6 +155,7 @@ class Op:
     Attributes:
         gives: what an application of it is.
         lower: makes ONNX of a group of calls.
+        params: names of what a user may choose; features.json with another name is refused.
         group: calls of equal group are lowered together; empty: those of this operator.
         rank: calls of lower rank stand first in a group.
         riders: how columns ride along in a wider tensor than the operator needs: it leaves them as
@@ -172,6 +173,7 @@ class Op:
     doc: str
     gives: type[Expression]
     lower: Lower
+    params: tuple[str, ...] = ()
     group: str = ""
     rank: int = 0
     riders: Literal["keep", "mask", "drop"] | None = None

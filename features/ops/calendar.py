@@ -210,5 +210,6 @@ CALENDAR_OPS: Final = (
         doc="Time from one instant to another.",
         gives=Number,
         lower=_lower_elapsed,
+        params=("unit",),
     ),
 )

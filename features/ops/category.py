@@ -169,6 +169,7 @@ CATEGORY_OPS: Final = (
         doc="One column per text of the vocabulary.",
         gives=Columns,
         lower=_lower_one_hot,
+        params=("unknown", "missing"),
         suffixes=_one_hot_suffixes,
     ),
     Op(
@@ -191,6 +192,7 @@ CATEGORY_OPS: Final = (
         doc="Smoothed mean of the target for this value.",
         gives=Number,
         lower=_lower_table,
+        params=("smoothing",),
         group="table",
         fit=_fit_target_mean,
     ),
@@ -199,6 +201,7 @@ CATEGORY_OPS: Final = (
         doc="A constant number for each text.",
         gives=Number,
         lower=_lower_table,
+        params=("table", "default"),
         group="table",
     ),
 )

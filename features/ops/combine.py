@@ -124,6 +124,7 @@ COMBINING_OPS: Final = (
         doc="a / b, a default where b is 0.",
         gives=Number,
         lower=_lower_safe_div,
+        params=("default",),
     ),
     Op(
         name="minimum/1",

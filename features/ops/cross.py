@@ -133,6 +133,7 @@ CROSS_OPS: Final = (
         doc="A category of pairs of two categories.",
         gives=Category,
         lower=_lower_cross,
+        params=("pairs", "max_pairs", "null"),
         fit=_fit_cross,
         learns=_learns_pairs,
     ),

@@ -64,12 +64,14 @@ HATCH_OPS: Final = (
         doc="An ONNX graph that gives one column.",
         gives=Number,
         lower=_lower_hatch,
+        params=("model",),
     ),
     Op(
         name="onnx_columns/1",
         doc="An ONNX graph that gives several columns.",
         gives=Columns,
         lower=_lower_hatch,
+        params=("model", "width"),
         suffixes=_suffixes,
     ),
 )
