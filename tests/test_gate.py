@@ -18,7 +18,7 @@ from models import gate, gate_child
 from models.errors import BundleCorrupt, BundleNotFound, FormatUnknown, GateFailed, GoldenMismatch
 from models.gate import GateReport, Limits, admit, max_batch, run_gate
 from models.manifest import MODEL
-from tests.packed import copied, edited, packed, rewritten, trained
+from tests.packed import copied, edited, full_bundle, packed, rewritten, trained
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,28 @@ def test_golden_rows_that_do_not_replay(folder: Path):
     rewritten(folder, "golden.json", edited(change))
     with pytest.raises(GoldenMismatch, match=r"golden row 'sample 0': output 'probability'"):
         run_gate(folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "rung", "words"),
+    [
+        ("sample 0", "baseline", "the baseline's output 'probability'"),
+        ("carrier: unknown", "rules", "the rules' (unknown_carrier) output 'probability'"),
+    ],
+)
+def test_a_lower_rung_that_answers_otherwise_is_refused_by_its_name(
+    tmp_path: Path, row: str, rung: str, words: str
+):
+    def change(golden: Any) -> None:
+        found = next(one for one in golden["rows"] if one["name"] == row)
+        found["expected"][rung] = {"probability": 0.987}
+
+    folder = full_bundle(tmp_path)
+    assert run_gate(folder).batch_exact
+    rewritten(folder, "golden.json", edited(change))
+    with pytest.raises(GoldenMismatch) as caught:
+        run_gate(folder)
+    assert words in str(caught.value)
 
 
 # models that harm

@@ -22,7 +22,16 @@ from models.golden import coverage
 from models.manifest import Golden, read
 from models.outputs import ModelOutputs
 from models.replay import replay, ulps_apart
-from tests.packed import DRIVERS, copied, edited, packed, rewritten, trained, trips
+from tests.packed import (
+    DRIVERS,
+    copied,
+    edited,
+    full_bundle,
+    packed,
+    rewritten,
+    trained,
+    trips,
+)
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +251,123 @@ def test_encoders_that_disagree_are_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(models.cases, "records_of", wrong)
     with pytest.raises(PackingError, match="training and serving would differ"):
         packed(tmp_path / "store")
+
+
+# every rung
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle.open(full_bundle(tmp_path_factory.mktemp("full")))
+
+
+@pytest.fixture
+def full_folder(full: Bundle, tmp_path: Path) -> Path:
+    return copied(full.folder, tmp_path / "bundle")
+
+
+def test_each_row_says_what_every_rung_says(full: Bundle):
+    rows = named(full)
+    clean = rows["sample 0"].expected
+    assert clean.rung == "model"
+    assert clean.model is not None
+    assert clean.baseline is not None
+    assert clean.model != clean.baseline
+    assert (clean.rule, clean.rules) == ("default", {"probability": 0.25})
+    assert (clean.failed_checks, clean.reason) == ((), "operator")
+
+
+def test_a_rung_that_does_not_answer_says_nothing(full: Bundle):
+    rows = named(full)
+    refused = rows["carrier: invalid"].expected
+    assert refused.baseline is None, "it does not accept an invalid carrier"
+    assert (refused.rung, refused.reasons) == ("rules", ("carrier:invalid",))
+    assert rows["carrier: unknown"].expected.baseline is not None
+    assert rows["carrier: unknown"].expected.rule == "unknown_carrier"
+    assert rows["is_weekend: missing"].expected.rung == "baseline"
+
+
+def test_a_row_says_which_checks_fail(full: Bundle):
+    far = named(full)["distance: high"].expected
+    assert "far_from_home" in far.failed_checks
+    assert (far.rung, far.bad) == ("rejected", {})
+    late = named(full)["check workday_or_near: fails"].expected
+    assert (late.rung, late.reasons) == ("baseline", ("check:workday_or_near",))
+    assert late.baseline is not None
+    assert late.decision == ("late" if late.baseline["probability"] >= 0.5 else "in_time")
+
+
+def test_a_bundle_with_every_rung_replays(full: Bundle):
+    found, rows = replayed(full), len(full.golden.rows)
+    assert 200 < rows <= 256
+    assert (found.rows, found.features_off_by_one, found.batch_exact) == (rows, 0, True)
+
+
+def other_answer(row: str, rung: str, value: Any) -> Any:
+    def change(golden: Any) -> None:
+        found = next(one for one in golden["rows"] if one["name"] == row)
+        found["expected"][rung] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            other_answer("sample 3", "baseline", {"probability": 0.75}),
+            "the baseline's output 'probability' is 0.",
+        ),
+        (other_answer("sample 3", "baseline", None), "the baseline answers [0."),
+        (
+            other_answer("carrier: invalid", "baseline", {"probability": 0.75}),
+            "the baseline answers nothing, expected {'probability': 0.75}",
+        ),
+        (
+            other_answer("carrier: unknown", "rules", {"probability": 0.75}),
+            "the rules' (unknown_carrier) output 'probability' is 0.5, expected 0.75",
+        ),
+        (
+            other_answer("carrier: unknown", "rule", "default"),
+            "rule 'unknown_carrier' answers, expected 'default'",
+        ),
+        (other_answer("rule too_late: answers", "reason", "overload"), "rule 'default' answers"),
+        (
+            other_answer("check workday_or_near: fails", "failed_checks", []),
+            "the failed checks are ('workday_or_near',), expected ()",
+        ),
+    ],
+)
+def test_a_rung_that_answers_otherwise_is_named(full_folder: Path, change: Any, words: str):
+    rewritten(full_folder, "golden.json", edited(change))
+    with pytest.raises(GoldenMismatch) as caught:
+        replayed(Bundle.open(full_folder))
+    assert words in str(caught.value)
+
+
+def test_a_check_or_rule_that_no_row_exercises_is_named(full_folder: Path):
+    def drop(golden: Any) -> None:
+        golden["rows"] = [
+            row
+            for row in golden["rows"]
+            if row["expected"]["rule"] != "too_late" and not row["expected"]["failed_checks"]
+        ]
+
+    rewritten(full_folder, "golden.json", edited(drop))
+    assert coverage(Bundle.open(full_folder)).missing == [
+        "rule too_late",
+        "check far_from_home: fails (reject)",
+        "check workday_or_near: fails (baseline)",
+    ]
+
+
+def test_a_baseline_that_no_row_reaches_is_named(full_folder: Path):
+    def drop(golden: Any) -> None:
+        for row in golden["rows"]:
+            row["expected"]["baseline"] = None
+
+    rewritten(full_folder, "golden.json", edited(drop))
+    assert coverage(Bundle.open(full_folder)).missing == ["rung baseline"]
 
 
 # replaying
