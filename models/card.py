@@ -165,12 +165,12 @@ def _policy(trouble: str, policy: Policy) -> str:
 
 def _below(manifest: Manifest, fallback: Fallback, shares: Shares) -> list[str]:
     """The rungs below the model: what sends a row there, and what it gets."""
-    lines = ["A row goes to a lower rung by the policies above, or"]
+    lines = ["A row goes to a lower rung by the policies above, or", ""]
     if fallback.max_repaired is not None:
         lines.append(f"- when more than {fallback.max_repaired} of its fields were repaired")
     lines.extend(_check(check, shares) for check in fallback.checks)
     lines.append("- when the model's answer is not valid, late, or not there at all")
-    lines += ["", "There it is answered by", *_baseline(manifest.baseline)]
+    lines += ["", "There it is answered by", "", *_baseline(manifest.baseline)]
     decisions = Decisions(manifest.outputs[0], manifest.decision)
     lines.extend(_rule(rule, decisions, shares) for rule in fallback.rules)
     lines.append(f"- the default: {_constant(fallback.default, decisions)}")

@@ -1,11 +1,13 @@
 """`keelmark inspect`: what a bundle is, takes and answers, without running it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from features.encoding import describe
 from models.bundle import Bundle
+from models.vocabulary import DEFAULT_RULE
 from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder
 from server.cli.show import out, say_json, table
 
@@ -24,6 +26,9 @@ def inspect(bundle: BundleName, *, store: StoreOption = None, as_json: AsJson = 
                 "manifest": opened.manifest,
                 "fields": [field.to_json() for field in opened.fields],
                 "policies": opened.fallback.policies,
+                "checks": opened.fallback.checks,
+                "max_repaired": opened.fallback.max_repaired,
+                "rules": opened.fallback.rules,
                 "default": opened.fallback.default,
                 "example": opened.example,
             }
@@ -32,6 +37,11 @@ def inspect(bundle: BundleName, *, store: StoreOption = None, as_json: AsJson = 
     console = out()
     console.print(table(f"{opened.name}/{opened.version}", ("what", "it is"), facts(opened)))
     console.print(table("Fields", ("field", "expects", "nullable", "troubles"), field_rows(opened)))
+    console.print(
+        table(
+            "When the model does not answer", ("what", "name", "where", "then"), ladder_rows(opened)
+        )
+    )
     console.print(table("Outputs", ("output", "kind", "range", "classes"), output_rows(opened)))
     console.print("Example", style="bold")
     console.print_json(msgspec.json.encode(opened.example).decode())
@@ -51,6 +61,7 @@ def facts(bundle: Bundle) -> list[tuple[str, Any]]:
         ("model", origin),
         ("training", f"{training.rows} rows{times}"),
         ("quality", f"{metrics} on {training.holdout.rows} rows ({training.holdout.rule})"),
+        ("sliced by", ", ".join(training.slices) or "nothing"),
         ("packed", f"{training.packed_at}, commit {training.code_commit or 'unknown'}"),
         ("decision", ", ".join(bundle.ladder.decisions.names) or "none"),
         ("owner", f"{manifest.owner} {manifest.contact}".strip()),
@@ -72,6 +83,30 @@ def field_rows(bundle: Bundle) -> list[tuple[Any, ...]]:
         )
         for field in bundle.fields
     ]
+
+
+def ladder_rows(bundle: Bundle) -> list[tuple[str, str, str, str]]:
+    """A line for each check, for the baseline, and for each rule."""
+    fallback, baseline = bundle.fallback, bundle.manifest.baseline
+    rows = [("check", check.name, f"not: {check.text}", check.policy) for check in fallback.checks]
+    if fallback.max_repaired is not None:
+        rows.append(("repairs", "", f"more than {fallback.max_repaired}", "the next rung"))
+    if baseline is not None:
+        origin = f"{baseline.model.framework} {baseline.model.estimator}"
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in baseline.metrics.items())
+        accepts = ", ".join(
+            f"{field} {'/'.join(troubles)}"
+            for field, troubles in baseline.accepts.items()
+            if troubles
+        )
+        reads = f"reads {', '.join(baseline.fields)}; accepts {accepts or 'no trouble'}"
+        rows.append(("baseline", origin, reads, metrics or "its own answer"))
+    rows += [("rule", rule.name, rule.when, _answer(rule.outputs)) for rule in fallback.rules]
+    return [*rows, ("rule", DEFAULT_RULE, "always", _answer(fallback.default))]
+
+
+def _answer(outputs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in outputs.items() if value is not None)
 
 
 def output_rows(bundle: Bundle) -> list[tuple[Any, ...]]:

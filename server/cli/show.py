@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 PLAIN: Final[Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 
@@ -34,5 +35,6 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*("" if cell is None else str(cell) for cell in row))
+        # As plain text: what stands in brackets would be taken for a style.
+        made.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     return made
