@@ -236,6 +236,32 @@ class FeatureSet:
         fitted = Fitted(self, vocabularies, zones, states, rows=rows)
         return fitted, encoded, targets
 
+    def with_state(
+        self,
+        state: Mapping[str, Any],
+        *,
+        vocabularies: Mapping[str, Sequence[str | int]] | None = None,
+        rows: int = 0,
+    ) -> "Fitted":
+        """Takes constants that somebody has already, in place of fitting.
+
+        Args:
+            state: by feature, then by operator: `{"size": {"impute": {"value": 3.0}, "standardize":
+                {"shift": 3.1, "scale": 0.8}}}`. A list where a feature has an operator twice, that
+                of the operand first.
+            vocabularies: of each category that declares none, in code order.
+            rows: of the training table, for the record.
+
+        Raises:
+            DeclarationError: something is missing, too much, or cannot have been learned.
+        """
+        from features.given import given_states, given_vocabularies
+
+        zones = {name: freeze(name) for name in self.zone_names}
+        texts = given_vocabularies(self.fields, vocabularies or {})
+        plan = Fitted(self, texts, zones, {}, rows=rows).plan
+        return Fitted(self, texts, zones, given_states(plan, self.features, state), rows=rows)
+
     # what fitting learns for
 
     @property
