@@ -394,11 +394,11 @@ class Counter:
         ring.arrived[at] = arrived
         # Bytes into bytes: a third of what numpy takes for so few.
         outcome_at = self._outcome_at + start
-        memory[outcome_at : outcome_at + n] = _as_bytes(outcome)
+        memory[outcome_at : outcome_at + n] = bytes(outcome)
         reason_at = self._reason_at + start
-        memory[reason_at : reason_at + n] = _as_bytes(reason)
+        memory[reason_at : reason_at + n] = bytes(reason)
         decision_at = self._decision_at + start
-        memory[decision_at : decision_at + n] = _as_bytes(decision)
+        memory[decision_at : decision_at + n] = bytes(decision)
 
     def _put_notes(self, head: int, notes: Mapping[int, int]) -> None:
         """Notes of rows behind `head`, and the bits that say there are some."""
@@ -412,11 +412,6 @@ class Counter:
         """Says of rows that no request begins there."""
         for stretch in self.region.stretches(start, stop):
             stretch.request[:, -1] = 0
-
-
-def _as_bytes(codes: Codes) -> Any:
-    """What a memoryview takes; an array is that already, though its type does not say so."""
-    return bytes(codes) if isinstance(codes, list) else codes
 
 
 def fold(region: Region, *, max_rows: int = FOLD_ROWS) -> int:
