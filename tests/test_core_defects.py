@@ -41,6 +41,22 @@ def test_a_defect_in_a_shared_group_costs_only_its_own_request(
     assert codes(answers) == [200, 200, 500]
 
 
+def test_who_had_an_answer_before_the_defect_gets_no_second_one(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    real = core_module.commit
+
+    def faulty(asked: Any, *rest: Any) -> None:
+        if asked.request.request_id == b"bad":
+            raise ZeroDivisionError
+        real(asked, *rest)
+
+    monkeypatch.setattr(core_module, "commit", faulty)
+    core, answers = core_with(route_of(bundle)[0]), list[Answer]()
+    core.settle([arrive(core, GOOD, answers, request_id=i) for i in (b"a", b"bad", b"c")])
+    assert codes(answers) == [200, 200, 500]
+
+
 def test_who_cannot_be_counted_or_answered_keeps_nobody_from_an_answer(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ):

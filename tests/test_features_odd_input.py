@@ -9,7 +9,16 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from features import DeclarationError, FeatureSet, boolean, category, elapsed, number, timestamp
+from features import (
+    DeclarationError,
+    FeatureSet,
+    boolean,
+    category,
+    elapsed,
+    number,
+    timestamp,
+    timestamps,
+)
 from features.timestamps import LONGEST, timestamp_parser
 
 
@@ -65,7 +74,9 @@ def test_a_text_too_long_for_an_instant_is_not_looked_at() -> None:
     longest = "2024-05-01T12:30:15.123456789+01:00"
     assert len(longest) == LONGEST
     assert parse(longest) is not None
+    remembered = timestamps._tail.cache_info().currsize
     assert parse("2024-05-01T12:30" + "x" * 1_000_000) is None
+    assert timestamps._tail.cache_info().currsize == remembered
 
 
 def test_numpy_numbers_are_constants_like_any_others() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from server.connections import HeaderWatch
 from server.health import Phase
 from tests.in_thread import Client, Connection, Response, get, post, server_over
 from tests.tiny import GOOD, NAME, SECRET, pack_tiny
@@ -272,8 +273,9 @@ def test_an_answer_before_the_body_ends_the_connection(
         assert connection.is_closed()
 
 
-def test_many_items_do_not_hide_a_deep_one(server: Client):
-    body = b"[" + b"[" * 35 + b"]" * 35 + b",0" * 38 + b"]"
+@pytest.mark.parametrize("others", [b",0" * 38, b",{}" * 38])
+def test_many_items_do_not_hide_a_deep_one(server: Client, others: bytes):
+    body = b'[{"x":' + b"[" * 35 + b"]" * 35 + b"}" + others + b"]"
     assert_error(server.send(post(PATH, body)), 400, "undecodable")
 
 
@@ -305,6 +307,22 @@ def test_what_is_no_http_behind_a_request_does_not_overtake_its_answer(server: C
         connection.send(post(PATH, json.dumps(GOOD).encode()) + b"hello\r\n\r\n")
         assert connection.receive().status == 200
         assert_error(connection.receive(), 400, "undecodable")
+        assert connection.is_closed()
+
+
+def test_a_body_that_turns_into_no_http_waits_for_the_answer_before_it(server: Client):
+    chunked = b"POST /predict/tiny HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nhello"
+    with server.connect() as connection:
+        connection.send(post(PATH, json.dumps(GOOD).encode()) + chunked)
+        assert connection.receive().status == 200
+        assert_error(connection.receive(), 400, "undecodable")
+        assert connection.is_closed()
+
+
+def test_a_proxy_is_asked_for_in_vain(server: Client):
+    with server.connect() as connection:
+        connection.send(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n")
+        assert connection.receive().status in (400, 404, 405)
         assert connection.is_closed()
 
 
@@ -813,6 +831,28 @@ def test_a_body_is_not_counted_as_headers(hasty: Client):
         assert connection.receive().status == 200
         head = post(PATH, b"", "Transfer-Encoding: chunked", "Content-Length: 0")
         assert connection.ask(head.replace(b"Content-Length: 0\r\n", b"") + chunks).status == 200
+
+
+class Between:
+    """A connection as the watch on headers sees it: before the end of a request's headers."""
+
+    def __init__(self) -> None:
+        self.scope: dict[str, Any] = {}
+        self.cycle = None
+        self.transport = self
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_each_request_has_the_time_for_its_headers_anew():
+    watch, quick, slow = HeaderWatch(5), Between(), Between()
+    for now in range(0, 20, 2):
+        quick.scope = {}
+        watch.look([quick, slow], now)
+        assert slow.is_closed == (now > 5)
+    assert not quick.is_closed
 
 
 def test_an_idle_connection_is_closed_after_the_keep_alive(hasty: Client):
