@@ -69,7 +69,7 @@ def assert_encodes(subject: Fitted, value: Any, expected: float, flag: str):
     assert found == expected or (math.isnan(found) and math.isnan(expected)), value
 
 
-# the rules for records: CONTRACTS, encoder values
+# the rules for records
 
 plain = number("f")
 bounded = {

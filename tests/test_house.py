@@ -202,8 +202,16 @@ REGISTRIES = re.compile(
 MACHINE_PATHS = re.compile(rb"(?<![\w.$}/-])/(work|tmp|home|root|Users|mnt)/[\w.-]")
 
 
+UNTOLD = re.compile(
+    rb"\b(CONTRACTS|DESIGN|SPEC\d*|STYLE)\b(\.md| \xc2\xa7|,|\))|\(#\d+\)|\b[Ii]ssue #?\d"
+)
+"""Where decisions were talked over: readers of this repository do not have it."""
+
+
 @pytest.mark.parametrize(
-    "pattern", [REGISTRIES, MACHINE_PATHS], ids=["an address of a registry", "a path of a machine"]
+    "pattern",
+    [REGISTRIES, MACHINE_PATHS, UNTOLD],
+    ids=["an address of a registry", "a path of a machine", "papers that readers do not have"],
 )
 def test_no_file_holds(pattern: re.Pattern[bytes]):
     holding = [

@@ -1,4 +1,4 @@
-"""`POST /predict/{model}`: the body a caller sends, and the bytes that go back (CONTRACTS §6).
+"""`POST /predict/{model}`: the body a caller sends, and the bytes that go back.
 
 Decoding needs no bundle. Writing is prepared once per bundle: whatever is the same in every answer
 of a bundle is bytes already, so that an answer is one join.
