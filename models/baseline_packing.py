@@ -17,6 +17,7 @@ from features.feature_set import Fitted
 from features.fields import Field
 from features.fusing import fuse
 from features.ops.base import Context, Plan
+from features.ops.hatch import foreign_operators
 from features.runtime import Session
 from features.spec import DOCUMENTATION
 from models.baseline import Baseline
@@ -120,7 +121,8 @@ def pack_baseline(
         names=[f"{name} (baseline)" for name, _ in cases.edges],
         advance=advance,
     )
-    operators = [node.op_type for node in nodes_of(converted.model.graph)]
+    operators = {node.op_type for node in nodes_of(converted.model.graph)}
+    operators |= foreign_operators(compiled.fitted.feature_set.features.values())
     info = BaselineInfo(
         features=features_identity(compiled.fitted),
         fields=compiled.fields,

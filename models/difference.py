@@ -1,7 +1,10 @@
 """In words, how two definitions of features differ."""
 
+import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from features.digests import sha256_hex
 
 
 def spec_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -46,4 +49,11 @@ def _values(old: Any, new: Any, path: str) -> Iterator[str]:
         for place, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from _values(before, after, f"{path}[{place}]")
     elif old != new:
-        yield f"{path}: was {old!r}, is {new!r}"
+        yield f"{path}: was {_shown(path, old)}, is {_shown(path, new)}"
+
+
+def _shown(path: str, value: Any) -> str:
+    """A value for people; the graph of an `onnx_op` by the sha256 of its bytes."""
+    if path.endswith(".model") and isinstance(value, str):
+        return f"sha256 {sha256_hex(base64.b64decode(value))[:12]}"
+    return repr(value)
