@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from server import InProcessRuntime, Runtime, Settings, create_app, create_ops_app
 from server.health import Phase, readiness
 from server.routes import RouteTable, Unavailable
+from server.warm_up import warm_up
 from tests.tiny import GOOD, NAME, pack_tiny
 
 PATH = f"/predict/{NAME}"
@@ -53,6 +54,23 @@ async def test_the_data_plane_opens_its_models_in_the_lifespan(settings: Setting
         assert (await client.post(PATH, json=GOOD)).json()["served_by"] == "model"
         assert (await client.get("/models")).json()["models"][0]["live"] == "1"
         assert (await client.get("/health/ready")).status_code == 200
+
+
+@on_a_loop
+async def test_models_are_warmed_up_before_callers_reach_them(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    runtime, warmed = InProcessRuntime(settings), list[str]()
+
+    def noted(route: Any) -> Any:
+        assert not runtime.routes.live
+        warmed.append(route.bundle.name)
+        return warm_up(route)
+
+    monkeypatch.setattr("server.runtime.warm_up", noted)
+    await runtime.start()
+    await runtime.stop()
+    assert warmed == list(runtime.routes.live) == [NAME]
 
 
 @on_a_loop
