@@ -5,8 +5,10 @@ carrier = category("carrier")
 leaves = timestamp("sched_dep", tz="America/New_York")
 """
 
+import numbers
 from collections.abc import Sequence
-from typing import Literal
+from decimal import Decimal
+from typing import Any, Literal
 
 from features.errors import DeclarationError
 from features.expressions import Boolean, Category, Number, Timestamp
@@ -32,8 +34,8 @@ def number(
         name=name,
         kind="number",
         unit=unit,
-        low=None if low is None else float(low),
-        high=None if high is None else float(high),
+        low=_bound(name, "low", low),
+        high=_bound(name, "high", high),
         out_of_bounds=out_of_bounds,
         nullable=nullable,
         from_float32=from_float32,
@@ -42,6 +44,20 @@ def number(
         example=example,
     )
     return Number("field", field=field)
+
+
+def _bound(field: str, name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, Decimal)):
+        raise DeclarationError(f"field {field!r}: {name}={value!r}; use a number")
+    return float(value)
+
+
+def _text(value: Any) -> Any:
+    """An integer as its text, anything else for the field to look at."""
+    is_integer = type(value) is not bool and isinstance(value, numbers.Integral)
+    return str(value) if is_integer else value
 
 
 def boolean(
@@ -86,7 +102,7 @@ def category(
         kind="category",
         of=of,
         normalize=tuple(normalize),
-        vocabulary=None if vocabulary is None else tuple(str(value) for value in vocabulary),
+        vocabulary=None if vocabulary is None else tuple(map(_text, vocabulary)),
         max_vocabulary=max_vocabulary,
         nullable=nullable,
         description=description,
@@ -110,8 +126,6 @@ def timestamp(
 
     `tz` is the zone of texts without an offset, and of the calendar.
     """
-    if tz is not None:
-        check_zone(tz)
     field = Field(
         name=name,
         kind="timestamp",
@@ -122,4 +136,6 @@ def timestamp(
         sensitive=sensitive,
         example=example,
     )
+    if tz is not None:
+        check_zone(tz)
     return Timestamp("field", field=field)

@@ -1,6 +1,7 @@
 """FeatureSet, what people declare, and Fitted, what they train with, pack and serve."""
 
 import json
+import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -122,7 +123,7 @@ class FeatureSet:
         Raises:
             DeclarationError: no feature of that name, or a label that names this set.
         """
-        if wrong := [feature for feature in features if feature not in self.features]:
+        if wrong := [feature for feature in features if feature not in list(self.features)]:
             raise DeclarationError(
                 f"feature set {self.label} has no feature {', '.join(map(repr, wrong))}; "
                 f"its features are {', '.join(self.features)}"
@@ -192,6 +193,9 @@ class FeatureSet:
         """
         from features.fitting import cross_fitted, has_target_mean
 
+        for name, value in (("folds", folds), ("seed", seed)):
+            if not isinstance(value, numbers.Integral) or value < 0:
+                raise FitError(f"{name}={value!r}; use a whole number, not negative")
         fitted, encoded, targets = self._fit(table, target, quiet=quiet)
         if targets is None or not has_target_mean(self.features):
             return fitted, fitted.transform(encoded, quiet=quiet)
@@ -436,6 +440,8 @@ class Fitted:
             progress: called with rows done and in all after each piece; replaces the bar.
             quiet: neither print how many values were invalid or out of bounds, nor draw progress.
         """
+        if chunk_rows < 1:
+            raise ValueError(f"chunk_rows={chunk_rows}; use 1 or more, which changes no bit")
         if isinstance(data, Encoded):
             features = self._room_for(len(data.rows))
             self._transform_rows(data.rows, chunk_rows, out=features)

@@ -80,6 +80,7 @@ class Field:
 
     def __post_init__(self) -> None:
         check_name(self.name, "field")
+        _check_types(self)
         _check_choices(self)
         _check_kind(self)
         _check_bounds(self)
@@ -138,11 +139,28 @@ def _as_tuple(value: Any) -> Any:
 
 def check_name(name: str, what: str) -> None:
     """Refuses names that would need quoting in a metric, a column or a message."""
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]  (people pass what they like)
         raise DeclarationError(
             f"{what} name {name!r} is not allowed: start with a letter or underscore, then "
             "letters, digits, '_', '.', '-' or spaces, at most 128 in all"
         )
+
+
+_TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "nullable": ((bool,), "True or False"),
+    "from_float32": ((bool,), "True or False"),
+    "description": ((str,), "a text"),
+    "unit": ((str, type(None)), "a text"),
+    "max_vocabulary": ((int,), "a whole number"),
+    "tz": ((str, type(None)), "the name of a zone, such as 'Europe/Paris'"),
+}
+
+
+def _check_types(field: Field) -> None:
+    for name, (types, wish) in _TYPES.items():
+        value = getattr(field, name)
+        if type(value) not in types:
+            raise DeclarationError(f"field {field.name!r}: {name}={value!r}; use {wish}")
 
 
 _CHOICES: Final[dict[str, tuple[Any, ...]]] = {
@@ -210,6 +228,11 @@ def _check_category(field: Field) -> None:
 
 
 def _check_vocabulary(field: Field, texts: Sequence[str]) -> None:
+    if wrong := [text for text in texts if type(text) is not str]:
+        raise DeclarationError(
+            f"field {field.name!r}: its vocabulary names {wrong[0]!r}; use texts, or integers "
+            "with of='integer'"
+        )
     if not texts:
         raise DeclarationError(
             f"field {field.name!r}: its vocabulary is empty; name its texts, or leave it out to "

@@ -110,7 +110,7 @@ def find(library: Library, named: str) -> list[Stored]:
     Raises:
         FeaturesNotFound: nothing does, or it is no such name.
     """
-    parts = _NAMED.fullmatch(named)
+    parts = _NAMED.fullmatch(str(named))
     if parts is None:
         raise FeaturesNotFound(
             f"{named!r} names no features; write a label, flights@1, an identity, "

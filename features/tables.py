@@ -88,6 +88,11 @@ def target_of(table: TableLike, target: Any) -> NDArray[np.float64]:
     Raises:
         FitError: it is neither numeric nor boolean.
     """
+    if getattr(target, "ndim", 1) != 1:
+        raise FitError(
+            f"the target has the shape {tuple(target.shape)}; give one value for each row, of one "
+            "dimension: y.ravel(), or one column of a table"
+        )
     if isinstance(target, str):
         column = to_arrow(table, [target]).column(target)
     else:

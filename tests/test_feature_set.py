@@ -373,7 +373,7 @@ DECLARATIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "timestamp": (lambda: a_set(t=seen), r"feature 't' is a timestamp.* use hour\(\)"),
     "taken column": (
         lambda: a_set(a=x.cyclic(7), a_sin=y),
-        r"feature 'a' has the columns a_sin and a_cos; rename feature 'a_sin'",
+        r"feature 'a' has the columns a_sin to a_cos; rename feature 'a_sin'",
     ),
     "declared twice": (
         lambda: a_set(a=number("x", low=0), b=number("x", low=1)),
@@ -382,6 +382,43 @@ DECLARATIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "two kinds": (
         lambda: a_set(a=x, b=boolean("x")),
         r"(?s)'x' is declared twice.*number.*boolean",
+    ),
+    "names that are none": (
+        lambda: number(3),  # pyright: ignore[reportArgumentType]
+        r"field name 3 is not allowed",
+    ),
+    "set names that are none": (
+        lambda: FeatureSet(None, version=1, features={"x": x}),  # pyright: ignore[reportArgumentType]
+        r"feature set name None is not allowed",
+    ),
+    "nullable": (
+        lambda: number("x", nullable="no"),  # pyright: ignore[reportArgumentType]
+        r"'x': nullable='no'; use True or False",
+    ),
+    "description": (
+        lambda: boolean("x", description=None),  # pyright: ignore[reportArgumentType]
+        r"'x': description=None; use a text",
+    ),
+    "bounds of text": (
+        lambda: number("x", low="0"),  # pyright: ignore[reportArgumentType]
+        r"'x': low='0'; use a number",
+    ),
+    "bounds of truth": (lambda: number("x", high=True), r"'x': high=True; use a number"),
+    "unit of a number": (
+        lambda: number("x", unit=3),  # pyright: ignore[reportArgumentType]
+        r"'x': unit=3; use a text",
+    ),
+    "zone of another type": (
+        lambda: timestamp("x", tz=3),  # pyright: ignore[reportArgumentType]
+        r"'x': tz=3; use the name of a zone",
+    ),
+    "fraction of a vocabulary": (
+        lambda: category("x", max_vocabulary=0.5),  # pyright: ignore[reportArgumentType]
+        r"'x': max_vocabulary=0.5; use a whole number",
+    ),
+    "null in a vocabulary": (
+        lambda: category("x", vocabulary=["a", None]),  # pyright: ignore[reportArgumentType]
+        r"'x': its vocabulary names None; use texts",
     ),
     "out_of_bounds": (
         lambda: number("x", out_of_bounds="drop"),  # pyright: ignore[reportArgumentType]
@@ -632,6 +669,26 @@ def test_transform_refuses_what_fit_refuses():
         fit.transform({"x": floats32()})
     with pytest.raises(TableError, match="no column 'x'"):
         fit.transform({"y": [1.0]})
+
+
+@pytest.mark.parametrize("given", [{"folds": "5"}, {"folds": 2.0}, {"seed": -1}, {"seed": "a"}])
+def test_folds_and_seed_are_whole_numbers(given: dict[str, Any]):
+    ((name, value),) = given.items()
+    with pytest.raises(FitError, match=re.escape(f"{name}={value!r}; use a whole number")):
+        with_target_mean().fit_transform(labelled(), "late", quiet=True, **given)
+
+
+def test_a_target_has_one_dimension():
+    late = labelled()[["late"]]
+    with pytest.raises(FitError, match=r"the target has the shape \(500, 1\); give one value"):
+        with_target_mean().fit(labelled(), late, quiet=True)
+
+
+@pytest.mark.parametrize("chunk_rows", [0, -1])
+def test_chunks_have_rows(chunk_rows: int):
+    for given in (as_arrow(), fitted().encode_table(as_arrow())):
+        with pytest.raises(ValueError, match=f"chunk_rows={chunk_rows}; use 1 or more"):
+            fitted().transform(given, chunk_rows=chunk_rows, quiet=True)
 
 
 CONDITIONS: list[Expression] = [x > 0, yes, x, city, seen, x == 1, x != 1, city.one_hot()]
