@@ -213,6 +213,13 @@ def test_only_rows_that_reach_them_are_asked():
     assert rungs.judge(plan, said(0.1, 0.1)).rule_errors == {1: (0,)}
 
 
+def test_the_ladder_shows_them_each_row_its_own_record():
+    rungs = ladder(rules=[rule("r.colour == 'green'")])
+    records = [{**GOOD, "colour": text} for text in ("green", "pink", " green")]
+    answers = rungs.judge(rungs.plan(encoded(*records), records), None)
+    assert answers.rule == {0: "one", 1: "default", 2: "one"}
+
+
 def test_several_threads_may_ask():
     rules, found = compiled(SMALL), list[int]()
     threads = [threading.Thread(target=lambda: found.append(asked(rules)[0])) for _ in range(4)]
