@@ -14,6 +14,7 @@ from server.cli import (
     events,
     features,
     force_fallback,
+    init,
     inspect,
     predict,
     serve,
@@ -35,6 +36,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 refused: the bundle or the records did not pass; 2 wrong usage "
     "or settings; 4 what was named is not there or does not answer.",
 )
+app.command()(init.init)
 app.command()(serve.serve)
 app.command()(verify.verify)
 app.command()(inspect.inspect)
