@@ -66,6 +66,13 @@ def test_where_null_is_a_value_it_has_pairs_of_its_own():
     assert [None, "1"] in found
 
 
+@pytest.mark.parametrize("null", ["missing", "value"])
+def test_what_is_unknown_in_training_is_in_no_pair(null: Any):
+    known = category("a", vocabulary=["x"])
+    table = {"a": ["x", "z", "z", "z"], "b": ["1", "1", "1", None]}
+    assert pairs_of(cross(known, b, null=null), table) == [["x", "1"]]
+
+
 PAIRS = st.tuples(st.sampled_from(["p", "q", "r", None]), st.sampled_from(["s", "t", "u", None]))
 
 

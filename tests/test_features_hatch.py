@@ -109,6 +109,18 @@ def test_the_model_knows_which_operators_came_with_it():
     assert foreign_operators([onnx_op(hatches.softsign(), [x]) + 1]) == {"Abs", "Add", "Div"}
 
 
+def test_before_a_step_its_result_is_rounded_as_that_of_a_logarithm():
+    """Its last bits may be the processor's affair too."""
+    assert onnx_op(hatches.softsign(), [x]).floor().args[0].op == "settle/1"
+
+
+def test_a_graph_keeps_its_later_version_of_ml_beside_a_model_without():
+    later = hatches.tree()
+    later.opset_import[1].version = 4
+    fused = fit(tree=onnx_op(later, [x]), y=y).fuse(model_of_names(2))
+    assert {o.domain: o.version for o in fused.opset_import} == {"": 21, "ai.onnx.ml": 4}
+
+
 # identity
 
 
@@ -182,6 +194,16 @@ def giving_integers() -> onnx.ModelProto:
     return model
 
 
+def encoding_labels() -> onnx.ModelProto:
+    """As ai.onnx.ml 1 did, which means something else from 2 on."""
+    nodes = [
+        node("Cast", "x", "code", to=TensorProto.INT64),
+        node("LabelEncoder", "code", "text", domain="ai.onnx.ml", classes_strings=["1", "2"]),
+        node("Cast", "text", to=TensorProto.DOUBLE),
+    ]
+    return graph(nodes, opsets={"": 21, "ai.onnx.ml": 1})
+
+
 def in_domain(domain: str) -> onnx.ModelProto:
     return graph([node("Neg", "x")], opsets={"": 21, domain: 1})
 
@@ -207,6 +229,7 @@ IS_REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "one row": (lambda: graph([node("Neg", "x")], rows=1), r"\[1, 1\]; for 1 expressions"),
     "outputs": (with_two_outputs, "has 2 outputs; expected one"),
     "integers": (giving_integers, r"'y' INT64 \[n, 1\] is neither float64 nor float32"),
+    "labels of ml 1": (encoding_labels, "LabelEncoder.*of ai.onnx.ml 1, .* export it with"),
     "a tree of ml 5": (
         lambda: graph(
             [node("TreeEnsemble", "x", domain="ai.onnx.ml")], opsets={"": 21, "ai.onnx.ml": 5}
