@@ -213,6 +213,11 @@ def _pair(given: Any) -> tuple[Fitted, Any]:
 
 def _check_fields(features: Fitted, fitted: Fitted) -> None:
     """The baseline reads the model's encoded row, so every value must mean the same to both."""
+    if fitted.label == features.label and fitted.spec_digest != features.spec_digest:
+        raise PackingError(
+            f"the features of model and baseline are both called {features.label}, and are not the "
+            "same; give the baseline's another name"
+        )
     known = {field.name: field for field in features.fields}
     for field in fitted.fields:
         if field.name not in known:

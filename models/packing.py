@@ -14,9 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
-from features.encoding import Encoded
 from features.errors import DeclarationError
 from features.feature_set import Fitted
 from features.runtime import Session
@@ -28,12 +26,10 @@ from models.baseline_packing import (
     pack_baseline,
     warn_if_same,
 )
-from models.batches import TREE_SECONDS, probe, probe_model
 from models.card import Words, card_text
 from models.cases import Cases, cases_of
 from models.conditions import DeclaredCheck, GivenChecks, GivenRules, read_checks, read_rules
 from models.convert import Converted, convert
-from models.convert.graph import nodes_of
 from models.declared import (
     check_field_names,
     computes_in_float32,
@@ -45,19 +41,10 @@ from models.declared import (
 )
 from models.draft import Draft, Settled
 from models.errors import PackingError
-from models.evaluation import (
-    importances,
-    rounded,
-    target_codes,
-    usual_answers,
-)
-from models.evaluation import (
-    metrics as held_out_metrics,
-)
+from models.evaluation import target_codes, usual_answers
 from models.gate import run_gate
 from models.golden import SEED, golden_of
 from models.integrity import file_entry
-from models.ladder import MODEL as MODEL_RUNG
 from models.ladder import Ladder
 from models.manifest import (
     BASELINE,
@@ -75,26 +62,29 @@ from models.manifest import (
     Label,
     Manifest,
     ModelOrigin,
-    NativeCheck,
     Objectives,
     write,
 )
-from models.native_check import check_native
 from models.outputs import ModelOutputs
 from models.policies import FieldPolicies, resolve
 from models.progress import Steps
 from models.provenance import features_identity, training_facts, versions
+from models.proving import (
+    answered_by_model,
+    batch_exact,
+    by_slice,
+    check_reaches,
+    compare,
+    evaluate,
+    training_reference,
+)
 from models.reached import exercising
-from models.reference import Reference, build_reference
+from models.reference import Reference
 from models.rules import Rules
-from models.slices import Slices, quality_by_slice
 from models.store import Store
 from models.training_rows import Rows, held_out, part, read_rows
-from models.vocabulary import REASONS
 
 FEW_ROWS: Final = 200
-INVALID_SHARE: Final = 0.01
-OUTPUT_INVALID: Final = REASONS.index("output_invalid")
 
 
 def pack(
@@ -201,7 +191,7 @@ def pack(
             own_checks = read_checks(checks, has_baseline=baseline is not None)
             graph = _fused(features, converted, own_checks)
             draft = Draft(features, Session(graph), converted.outputs)
-            compiled = _compiled(draft, converted, baseline, baseline_accepts)
+            compiled = _compiled(store, draft, converted, baseline, baseline_accepts)
         with steps.step("encoding the tables"):
             rows = read_rows(features, training, target, time)
             held, rule = _holdout(features, rows, holdout, target, time)
@@ -236,19 +226,19 @@ def pack(
             stated,
             simple,
         )
-        native = _compare(steps, converted, settled, held, cases)
-        _check_valid(settled, rows, answers)
+        native = compare(steps, converted, settled, held, cases)
+        is_model = answered_by_model(settled, rows, answers)
         with steps.step("making golden rows"):
             chosen, shares = exercising(settled, rows, answers.checks, cases, own_checks, own_rules)
             golden = golden_of(settled, features, chosen)
-            _check_reaches_model(golden)
+            check_reaches(golden, has_baseline=simple is not None)
         with steps.step("comparing rows alone and in batches"):
-            batch_exact = _batch_exact(draft, converted, golden, held, rows)
+            is_exact = batch_exact(draft, converted, golden, held, rows)
         with steps.step("measuring what the answers depend on"):
-            found, importance = _evaluate(draft, held)
+            found, importance = evaluate(draft, held)
         with steps.step("counting the training distributions"):
-            reference = _reference(settled, rows, answers, time, importance)
-            by_slice = _by_slice(draft, reference, held, slices)
+            reference = training_reference(settled, rows, answers, is_model, time, importance)
+            parts = by_slice(draft, reference, held, slices)
         manifest = Manifest(
             format=1,
             name=name,
@@ -265,7 +255,7 @@ def pack(
             route_key=route_key,
             sensitive={field.name: field.sensitive for field in features.fields if field.sensitive},
             checks=tuple(check.name for check in own_checks),
-            batch_exact=batch_exact,
+            batch_exact=is_exact,
             model=ModelOrigin(
                 framework=converted.framework, estimator=converted.estimator, native_check=native
             ),
@@ -276,7 +266,7 @@ def pack(
                 target=target if isinstance(target, str) else None,
                 time=time,
                 metrics={**found, **(metrics or {})},
-                slices=by_slice,
+                slices=parts,
                 code_commit=code_commit,
             ),
             runtime=versions(features, {} if simple is None else simple.versions, converted),
@@ -342,13 +332,15 @@ def _fused(features: Fitted, converted: Converted, checks: Sequence[DeclaredChec
 
 
 def _compiled(
-    draft: Draft, converted: Converted, given: Any, accepts: Accepts | None
+    store: Store, draft: Draft, converted: Converted, given: Any, accepts: Accepts | None
 ) -> CompiledBaseline | None:
     if given is None:
         if accepts:
             raise PackingError("baseline_accepts is given, but no baseline; pass baseline=(…, …)")
         return None
     compiled = compile_baseline(draft.fitted, given, accepts, converted.outputs)
+    fitted = compiled.fitted
+    store.check_definition(features_identity(fitted), fitted.feature_set.spec)
     warn_if_same(compiled, draft.fitted, converted)
     return compiled
 
@@ -402,125 +394,6 @@ def _settled(
     except ValueError as error:
         raise PackingError(str(error)) from error
     return Settled(draft, fallback, decision, ladder)
-
-
-# what is checked and measured
-
-
-def _compare(
-    steps: Steps, converted: Converted, settled: Settled, held: Rows, cases: Cases
-) -> NativeCheck | None:
-    edges = settled.encoder.encode([record for _, record in cases.edges]).rows
-    with steps.step("comparing with the training library", len(held) + len(edges)) as advance:
-        return check_native(
-            converted,
-            settled.outputs,
-            settled.ladder.decisions,
-            settled.run,
-            rows=held.encoded.rows,
-            edges=edges,
-            names=[name for name, _ in cases.edges],
-            advance=advance,
-        )
-
-
-def _check_reaches_model(golden: Golden) -> None:
-    """Sample rows that only the rules answer would prove nothing about the model."""
-    samples = [row for row in golden.rows if row.name.startswith("sample")]
-    if any(row.expected.rung == "model" for row in samples):
-        return
-    first = golden.rows[0].expected
-    raise PackingError(
-        f"no sample row is answered by the model; the first goes to {first.rung} for "
-        f"{list(first.reasons)}. Sensitive fields have generated values there: give them an "
-        "`example`, declare their vocabulary, or accept unknown values; else check the policies."
-    )
-
-
-def _check_valid(settled: Settled, rows: Rows, answers: ModelOutputs) -> None:
-    """Answers that may not be given are for accidents, not for what training is made of."""
-    plan = settled.ladder.plan_table(rows.encoded)
-    asked = len(rows) if plan.rung is None else plan.rung.count(MODEL_RUNG)
-    judged = settled.ladder.judge(plan, answers)
-    invalid = judged.reason.count(OUTPUT_INVALID)
-    if invalid <= INVALID_SHARE * asked:
-        return
-    place = judged.reason.index(OUTPUT_INVALID)
-    answer = [column[place : place + 1].tolist()[0] for column in answers.values]
-    raise PackingError(
-        f"{invalid} of the {asked} training rows that the model answers have invalid outputs, as "
-        f"row {place}: {dict(zip((s.name for s in settled.outputs), answer, strict=True))}; at "
-        f"most {INVALID_SHARE:.0%} may, as the rules would answer them. Not-a-number comes from "
-        "null features: impute them, or let a policy send such rows to the rules. For numbers "
-        "out of range widen valid_range, end an ONNX model whose probabilities miss 1 by rounding "
-        "with Clip, or declare a score that is no probability a `value`."
-    )
-
-
-def _batch_exact(
-    draft: Draft, converted: Converted, golden: Golden, held: Rows, rows: Rows
-) -> bool:
-    """Whether rows have the same bits alone and in a batch: golden, held-out and training rows."""
-    records = draft.encoder.encode([row.record for row in golden.rows]).rows
-    real = np.concatenate([held.encoded.rows, rows.encoded.rows])
-    operators = [node.op_type for node in nodes_of(converted.model.graph)]
-    return probe(draft.run, records, seconds=TREE_SECONDS).exact and probe_model(
-        draft.run, real, operators, seed=SEED
-    )
-
-
-def _evaluate(draft: Draft, held: Rows) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics on the held-out rows, and the importance of each field."""
-    target = None if held.target is None else target_codes(draft.outputs, held.target)
-    names = [field.name for field in draft.fields]
-    importance = importances(names, draft.run, draft.outputs, held.encoded.rows, target, seed=SEED)
-    if target is None:
-        return {}, importance
-    answers = draft.run_all(held.encoded.rows)
-    return rounded(held_out_metrics(draft.outputs, answers, target)), rounded(importance)
-
-
-def _by_slice(draft: Draft, reference: Reference, held: Rows, names: Sequence[str]) -> Slices:
-    if held.target is None or not names:
-        return {}
-    return quality_by_slice(
-        names,
-        draft.fields,
-        draft.fitted.zones,
-        reference.shapes,
-        held.encoded,
-        draft.outputs,
-        draft.run_all(held.encoded.rows),
-        target_codes(draft.outputs, held.target),
-    )
-
-
-def _reference(
-    settled: Settled,
-    rows: Rows,
-    answers: ModelOutputs,
-    time: str | None,
-    importance: Mapping[str, float],
-) -> Reference:
-    """The training distributions, counted as serving will: outputs only where the model answers."""
-    return build_reference(
-        settled.draft.fitted,
-        rows.encoded,
-        answers.values,
-        settled.outputs,
-        times=rows.times,
-        time_field=time,
-        is_model=_answered_by_model(settled, rows.encoded, answers),
-        importance=importance,
-    )
-
-
-def _answered_by_model(
-    settled: Settled, encoded: Encoded, answers: ModelOutputs
-) -> NDArray[np.bool_]:
-    plan = settled.ladder.plan_table(encoded)
-    judged = settled.ladder.judge(plan, answers)
-    return np.asarray(judged.outcome) == 0
 
 
 # the files

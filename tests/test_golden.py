@@ -19,6 +19,7 @@ from models.edges import edge_cases
 from models.errors import GoldenMismatch, PackingError
 from models.examples import generated, records_of
 from models.golden import coverage
+from models.ladder import Below, Ladder, Plan
 from models.manifest import Golden, read
 from models.outputs import ModelOutputs
 from models.replay import replay, ulps_apart
@@ -343,6 +344,30 @@ def test_a_rung_that_answers_otherwise_is_named(full_folder: Path, change: Any, 
     with pytest.raises(GoldenMismatch) as caught:
         replayed(Bundle.open(full_folder))
     assert words in str(caught.value)
+
+
+class OffBelow:
+    """A ladder whose baseline answers otherwise in a batch."""
+
+    def __init__(self, ladder: Ladder) -> None:
+        self._ladder = ladder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ladder, name)
+
+    def below(self, plan: Plan, reason: str) -> Below:
+        said = self._ladder.below(plan, reason)
+        if len(plan.rows) > 1:
+            said.baseline[3] = [0.9]
+        return said
+
+
+def test_a_batch_has_the_lower_rungs_answers_of_its_rows(full: Bundle):
+    wrong: Any = OffInBatches(full)
+    wrong.ladder = OffBelow(full.ladder)
+    words = "in a batch, the baseline's output 'probability' is 0.9"
+    with pytest.raises(GoldenMismatch, match=words):
+        replay(wrong, full.golden, trained()[0].feature_names)
 
 
 def test_a_check_or_rule_that_no_row_exercises_is_named(full_folder: Path):

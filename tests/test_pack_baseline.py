@@ -15,7 +15,7 @@ from features.feature_set import FeatureSet, Fitted
 from models.baseline_packing import compile_baseline
 from models.bundle import Bundle
 from models.convert import OnnxModel, convert
-from models.errors import NativeMismatch, PackingError
+from models.errors import DefinitionChanged, NativeMismatch, PackingError
 from models.manifest import OutputSpec
 from models.store import Store
 from tests.packed import (
@@ -228,6 +228,23 @@ def test_fields_that_mean_something_else_are_refused(fitted: Any, words: str):
     with pytest.raises(PackingError) as caught:
         compiled(logistic(), fitted=fitted())
     assert words in str(caught.value)
+
+
+def test_another_definition_of_the_models_name_is_refused(store: Path):
+    x, y = simple_features()[1], trips()["late"]
+    namesake = FeatureSet("trips", version=1, features=SIMPLE_FEATURES).fit(trips(), quiet=True)
+    with pytest.raises(PackingError, match="both called trips@1"):
+        compiled(LogisticRegression().fit(x, y), fitted=namesake)
+    full_bundle(store)
+    renamed = FeatureSet("others", version=1, features=SIMPLE_FEATURES).fit(trips(), quiet=True)
+    with pytest.raises(DefinitionChanged, match="trips@1 of trips/1 are defined otherwise"):
+        packed(
+            store,
+            "2",
+            features=renamed,
+            model=LogisticRegression().fit(x, y),
+            baseline=(namesake, LogisticRegression().fit(x, y)),
+        )
 
 
 def test_a_description_of_its_own_changes_nothing():
