@@ -1,5 +1,6 @@
 """Bundles whose features have a cross and a graph of somebody else's: packed, gated, served."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,16 @@ from tests.hatches import graph, node
 
 weight, price = number("weight", low=0, high=100), number("price", low=0, high=100)
 kind, origin = category("kind"), category("origin", vocabulary=["here", "there"])
+
+
+def product() -> Any:
+    """A product of matrices, which is probed with more rows than a tree."""
+    nodes = [node("IsNaN", "row", "n"), node("Where", "n zero row", "known")]
+    return graph(
+        [*nodes, node("MatMul", "known weights")],
+        inputs=[("row", 2)],
+        constants={"zero": 0.0, "weights": np.array([[0.25], [0.5]])},
+    )
 
 
 def packed(store: Path, version: str, squeezed: Any) -> Path:
@@ -72,3 +83,16 @@ def test_another_graph_under_the_label_is_refused_and_told_by_its_digest(tmp_pat
 def test_long_texts_that_are_no_graphs_are_shown_whole():
     old, new = ({"fields": [{"name": "x", "unit": unit * 300}]} for unit in "ab")
     assert spec_difference(old, new) == [f"field 'x'.unit: was {'a' * 300!r}, is {'b' * 300!r}"]
+
+
+def test_matrices_inside_a_graph_are_not_trusted_before_all_rows_were_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As those of a model: its own operators tell nothing of what an `onnx_op` brought along."""
+    monkeypatch.setattr("models.batches.MATRIX_SECONDS", 0)
+    trees = packed(tmp_path / "a", "1", onnx_op(hatches.softsign(), [weight]))
+    matrices = packed(tmp_path / "b", "1", onnx_op(product(), [weight, price]))
+    exact = [
+        json.loads((f / "manifest.json").read_text())["batch_exact"] for f in (trees, matrices)
+    ]
+    assert exact == [True, False]
