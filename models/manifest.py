@@ -232,7 +232,8 @@ class Policy(Strict, frozen=True, kw_only=True, omit_defaults=True):
     """Who answers a row whose field has a trouble; `value` is what a `repair` puts in instead."""
 
     policy: PolicyName
-    value: float | str | bool | None = None
+    # An integer stays one: a category of integers takes no 8.0.
+    value: int | float | str | bool | None = None
 
 
 class Check(Strict, frozen=True, kw_only=True):

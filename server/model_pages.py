@@ -46,7 +46,7 @@ class FieldPage(BaseModel):
     nullable: bool
     sensitive: bool
     policies: dict[str, str]
-    repairs: dict[str, float | str | bool]
+    repairs: dict[str, int | float | str | bool]
 
 
 class TensorPage(BaseModel):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from features.feature_set import FeatureSet
 from features.fields import FLAG_NAMES
 from models.errors import PackingError
 from models.ladder import MODEL, NO_REASON, REJECTED, RULES, Ladder
-from models.manifest import Fallback, OutputSpec, Threshold
+from models.manifest import Fallback, OutputSpec, Policy, Threshold
 from models.outputs import NO_DECISION, ModelOutputs
 from models.planning import NONE, Plan, deciding
 from models.policies import default_policy, repair, resolve, troubles_of
@@ -123,6 +124,13 @@ def test_a_repair_can_put_in_a_value_of_its_own():
     assert np.isnan(plan.rows[2, 0]), "another trouble of the field has another policy"
     assert np.isnan(request.rows[1, 0]), "what was encoded stays: it is what is counted"
     assert plan.repaired[1] == {"size": "out_of_bounds", "colour": "unknown"}
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True, "1"])
+def test_a_value_of_its_own_keeps_its_type_in_the_file(value: Any):
+    """A category of integers takes 1, and neither 1.0 nor true."""
+    kept = msgspec.json.decode(msgspec.json.encode(repair(value)), type=Policy)
+    assert (kept, type(kept.value)) == (repair(value), type(value))
 
 
 def test_the_rules_answer_with_their_reason():
