@@ -117,7 +117,7 @@ class Rules:
         self.names = (*(rule.name for rule in rules), DEFAULT_RULE)
         self.answers = (
             *(_answer(f"rule {rule.name!r}", rule.outputs, outputs) for rule in rules),
-            _answer(DEFAULT_RULE, default, outputs),
+            _default(default, fields, outputs),
         )
         known = [field.name for field in fields]
         engine = _engine() if rules else None
@@ -361,6 +361,15 @@ def _check_names(names: Sequence[str]) -> None:
         )
     if "" in names:
         raise ValueError("a rule has no name; answers and counts tell rules apart by theirs")
+
+
+def _default(
+    values: Mapping[str, Any], fields: Sequence[Field], outputs: Sequence[OutputSpec]
+) -> list[Any]:
+    """The constant answer; of a model of plain tensors, which has no fields, it may be null."""
+    if not fields and all(value is None for value in values.values()):
+        return [None for _ in outputs]
+    return _answer(DEFAULT_RULE, values, outputs)
 
 
 def _answer(where: str, values: Mapping[str, Any], outputs: Sequence[OutputSpec]) -> list[Any]:
