@@ -278,6 +278,16 @@ def test_declarations_that_make_no_sense_are_refused(store: Path, settings: Any,
     assert words in str(caught.value)
 
 
+def test_one_that_accepts_no_golden_row_is_refused(store: Path):
+    """Generated values of a sensitive field are unknown, which it is told not to accept."""
+    column = {"driver": category("driver", sensitive="hash").frequency()}
+    fitted = FeatureSet("drivers", version=1, features=column).fit(trips(), quiet=True)
+    x = fitted.transform(trips(), quiet=True)
+    model = lgb.LGBMClassifier(n_estimators=1, n_jobs=1, verbose=-1).fit(x, trips()["late"])
+    with pytest.raises(PackingError, match="the baseline answers no golden row"):
+        packed(store, baseline=(fitted, model), baseline_accepts={"driver": []})
+
+
 def test_one_that_does_not_answer_as_its_library_is_refused(store: Path):
     proto = convert(simple()[1], simple_features()[1].shape[1]).model
 

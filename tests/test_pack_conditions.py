@@ -13,6 +13,7 @@ from models.bundle import Bundle
 from models.cases import cases_of
 from models.conditions import read_checks, read_rules
 from models.convert import convert
+from models.declared import full_default
 from models.draft import Draft, Settled
 from models.errors import PackingError
 from models.golden import coverage, golden_of
@@ -93,6 +94,13 @@ def test_a_rule_may_answer_with_a_bare_value():
     (rule,) = read_rules([{"name": "a", "when": "true", "outputs": True}], [LABEL, CLASSES])
     assert rule.rule.outputs == {"label": 1, "classes": None}
     assert rule.rule.outputs["label"].__class__ is int, "as the model gives it"
+
+
+def test_a_usual_label_is_written_as_the_model_gives_it():
+    """Of a target of booleans the classes are booleans, and the output is int64."""
+    chosen = full_default([LABEL], None, {"label": True})
+    assert [value.__class__ for value in chosen.values()] == [int]
+    assert chosen == {"label": 1}
 
 
 @pytest.mark.parametrize(
