@@ -55,6 +55,9 @@ TURNED_AWAY: Final = {
     "overloaded": "too many requests wait for this model, and what could answer for it would take "
     "too long too. Try again a little later.",
 }
+QUICK_NS: Final = 100_000
+"""A run on the loop that takes less is quick, whatever was measured."""
+QUICK_RATIO: Final = 2.0
 REASON_OF: Final = {"deadline": REASONS.index("deadline"), "overloaded": REASONS.index("overload")}
 
 
@@ -112,15 +115,15 @@ class Core:
         What may not be run here with the others goes its own way, and is answered later perhaps.
         """
         now_ns = perf_counter_ns()
+        if len(asked) == 1 and fits_here(asked[0], now_ns):
+            self._settle_group(asked[0].route, asked)
+            return
         here: list[Asked] = []
         for one in asked:
             if fits_here(one, now_ns):
                 here.append(one)
             else:
                 self._send(one, now_ns)
-        if len(here) == 1:
-            self._settle_group(here[0].route, here)
-            return
         for route, group in by_route(here):
             self._settle_group(route, group)
 
@@ -151,7 +154,8 @@ class Core:
         try:
             results = work(route, group)
             if results is not None:
-                self._take_note(route, results)
+                if not is_usual(route, results):
+                    self._take_note(route, results)
                 self._finish(route, group, results)
                 return
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
@@ -195,8 +199,6 @@ class Core:
         if error is None:
             measured_ns = route.cost.predict_ns(len(answers.outcome))
             route.pace.took(results.run_ns, measured_ns, found.is_trial)
-            if route.breaker.is_calm and not answers.invalid_outputs:
-                return  # as almost always
         else:
             self._say_raised(route.bundle, error)
         invalid = len(answers.invalid_outputs)
@@ -335,6 +337,20 @@ class Core:
                 where=where(error),
                 held_back=held_back,
             )
+
+
+def is_usual(route: Route, results: Results) -> bool:
+    """Whether a run was quick and good, as those before it: neither pace nor breaker would change.
+
+    Not to tell them saves a third of a microsecond.
+    """
+    return (
+        results.run_ns < QUICK_NS
+        and results.error is None
+        and not results.answers.invalid_outputs
+        and route.breaker.is_calm
+        and route.pace.ratio < QUICK_RATIO
+    )
 
 
 def internal(error: Exception, request_id: bytes, **facts: Any) -> Answer:

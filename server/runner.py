@@ -233,16 +233,13 @@ class Runner:
 
     def _main(self) -> None:
         job: Job | None = None
-        is_over = False
         try:
             while (job := self._inbox.get()) is not None:
                 outcome = SKIPPED if job.is_abandoned else self._attempt(job)
                 self._give_back(self._is_done, job, outcome)
                 job = None
-            is_over = True
-        finally:
-            if not is_over:
-                self._give_back(self._has_died, job)
+        except BaseException:  # noqa: BLE001  (whatever it was, who waits behind it is answered)
+            self._give_back(self._has_died, job)
 
     def _attempt(self, job: Job) -> Any:
         job.began_ns = perf_counter_ns()

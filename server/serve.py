@@ -208,14 +208,18 @@ def run(settings: Settings, warnings: Iterable[str] = ()) -> None:
         _log.warning("settings", warning=warning)
     allow_open_files(settings.max_connections + FILES_BESIDE)
     state = StateFolder(settings.state_dir)
+    has_ended = True
     try:
-        uvloop.run(_run(settings, state))
+        has_ended = uvloop.run(_run(settings, state))
     finally:
         state.close()
         logs.flush()
+    if not has_ended:
+        os._exit(0)  # a run goes on in its thread: taking Python down under it may crash
 
 
-async def _run(settings: Settings, state: StateFolder) -> None:
+async def _run(settings: Settings, state: StateFolder) -> bool:
+    """Gives whether nothing goes on in a thread."""
     stopping = Stopping(asyncio.get_running_loop())
     serving = Serving(settings, state.path)
     state.announce(Ports(os.getpid(), serving.data_url, serving.ops_url))
@@ -232,6 +236,7 @@ async def _run(settings: Settings, state: StateFolder) -> None:
     starting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await starting
+    return serving.runtime.has_ended
 
 
 class Stopping:

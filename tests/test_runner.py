@@ -165,7 +165,6 @@ def test_the_wait_is_what_is_left_of_the_first_and_all_behind_it():
     in_trial(test)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_where_the_thread_dies_its_job_comes_back_and_another_thread_goes_on():
     async def test(trial: Trial) -> None:
         for name in ("first", "die", "third", "die", "last"):
