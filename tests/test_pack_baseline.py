@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from features import category, number
+from features import boolean, category, number
 from features.feature_set import FeatureSet, Fitted
 from models.baseline_packing import compile_baseline
 from models.bundle import Bundle
@@ -20,6 +20,7 @@ from models.manifest import OutputSpec
 from models.store import Store
 from tests.packed import (
     DRIVERS,
+    FEATURES,
     SIMPLE_FEATURES,
     booster,
     full_bundle,
@@ -119,6 +120,18 @@ def test_a_logistic_regression_beside_trees():
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
+
+
+def test_a_field_that_may_not_be_null_is_accepted_only_when_it_is_good():
+    fitted = fitted_over(
+        is_weekend=boolean("is_weekend", nullable=False), distance=FEATURES["log_distance"]
+    )
+    x = fitted.transform(trips(), quiet=True)
+    baseline = compiled(LogisticRegression().fit(x, trips()["late"]), fitted=fitted)
+    assert baseline.accepts == {
+        "distance": ("missing", "invalid", "out_of_bounds"),
+        "is_weekend": (),
+    }
 
 
 def test_an_output_of_another_name_is_renamed():
