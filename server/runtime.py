@@ -7,6 +7,7 @@ process. Workers under a supervisor will be the second implementation, held to t
 import asyncio
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, Protocol
@@ -15,6 +16,7 @@ from features.runtime import version as onnxruntime_version
 from models.bundle import Bundle
 from models.errors import NothingLive, ServingError, StoreError
 from models.gate import run_gate
+from models.planning import Forced
 from models.store import Store
 from server.breaker import Breaker
 from server.core import Core
@@ -46,6 +48,11 @@ OPENING: Final = "it is being opened"
 WHY_NOT: Final = "it did not pass its checks"
 NO_VERSION: Final = "the store does not say, or not readably, which version of it is live"
 
+Change = Callable[[RouteTable], RouteTable]
+"""Makes the next table out of the current one."""
+Keep = Callable[[int], Awaitable[None]]
+"""Puts on the disk what is to survive, with the generation that it belongs to."""
+
 _log = logger("runtime")
 
 
@@ -70,8 +77,18 @@ class Runtime(Protocol):
         """Content type and body of a scrape."""
         ...
 
-    def publish(self, table: RouteTable) -> None:
-        """Routes every request that arrives from now on by this table."""
+    async def publish(self, change: Change, keep: Keep) -> None:
+        """Routes every request that begins after it returns by the changed table.
+
+        Args:
+            change: makes the next table out of the current one.
+            keep: puts its generation, and what else is to survive, on the disk before any request
+                is routed by it.
+
+        Raises:
+            ServingError: nobody can serve by it; the current one stands.
+            OSError: the disk did not take it; the current one stands.
+        """
         ...
 
     async def start(self) -> None:
@@ -121,9 +138,11 @@ class InProcessRuntime:
             return startup(self.phase)
         return readiness(self.phase, self.routes, self.settings.required_models)
 
-    def publish(self, table: RouteTable) -> None:
-        """Routes every request that arrives from now on by this table."""
-        self.core.routes = table
+    async def publish(self, change: Change, keep: Keep) -> None:
+        """Routes every request that begins after it returns by the changed table."""
+        await keep(self.routes.generation + 1)
+        # Made now: other models may have been opened while the disk was waited for.
+        self.core.routes = change(self.routes)
 
     def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of a scrape."""
@@ -145,21 +164,12 @@ class InProcessRuntime:
             StoreError: there is no store, or no model in it.
         """
         self.core.start_runner()
-        found = await asyncio.to_thread(live_versions, Store(self.settings.store))
+        found = await asyncio.to_thread(wanted_versions, self.settings)
         unavailable = {each.model: each for each in found}
         self.core.routes = RouteTable(self._facts.generation, unavailable=unavailable)
-        wanted = {each.model: each.version for each in found}
-        for name in self.settings.forced_rungs:
-            if name not in wanted:
-                raise SettingsError(
-                    f"--force names the model {name!r}, which the store has not; it has "
-                    f"{', '.join(sorted(wanted))}"
-                )
-        for name in set(self.settings.required_models or ()) - set(wanted):
-            _log.warning("required_model_not_in_store", model=name)
-        for name, version in wanted.items():
-            if version is not None and not self._stopping.is_set():
-                await self._open(name, version)
+        for each in found:
+            if each.version is not None and not self._stopping.is_set():
+                await self._open(each.model, each.version)
         if self._stopping.is_set():
             return
         self.phase = Phase.SERVING
@@ -237,6 +247,26 @@ class InProcessRuntime:
             _log.error("fold_failed", **facts)
 
 
+def wanted_versions(settings: Settings) -> list[Unavailable]:
+    """What is to be opened, see `live_versions`, if the settings fit it.
+
+    Raises:
+        NothingLive, StoreError: see `live_versions`.
+        SettingsError: a rung is forced of a model that is not there.
+    """
+    found = live_versions(Store(settings.store))
+    names = sorted(each.model for each in found)
+    for name in settings.forced_rungs:
+        if name not in names:
+            raise SettingsError(
+                f"--force names the model {name!r}, which the store has not; it has "
+                f"{', '.join(names)}"
+            )
+    for name in set(settings.required_models or ()) - set(names):
+        _log.warning("required_model_not_in_store", model=name)
+    return found
+
+
 def live_versions(store: Store) -> list[Unavailable]:
     """What is to be opened: of each model the version that the store wishes, or the only one.
 
@@ -282,22 +312,22 @@ def open_route(store: Store, name: str, version: str, cancelled: threading.Event
     return warm_up(make_route(bundle, curve(report.run_seconds)))
 
 
-def make_route(bundle: Bundle, cost: RunCost) -> Route:
-    """A bundle with fresh counters.
+def make_route(bundle: Bundle, cost: RunCost, region: Region | None = None) -> Route:
+    """A bundle with its counters.
 
     Args:
         bundle: that is to serve.
         cost: of its runs, by their rows, as its gate measured them.
+        region: where its rows are counted; None for fresh memory of this process.
     """
-    layout = layout_of(bundle)
-    region = Region.anonymous(layout)
+    region = region or Region.anonymous(layout_of(bundle))
     notice = Notice(region)
     return Route(
         bundle,
         AnswerWriter(bundle),
         Counter(region),
         cost if bundle.batch_exact else one_by_one(cost),
-        ModelSeries(layout, facts_of(bundle)),
+        ModelSeries(region.layout, facts_of(bundle)),
         [output.kind in ("probability", "value") for output in bundle.outputs] == [True],
         NoteWriter(bundle),
         notice,
@@ -308,12 +338,19 @@ def make_route(bundle: Bundle, cost: RunCost) -> Route:
 def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
     """The route as the settings want it: deadline and forced rung.
 
-    Where no setting forces a rung, what an operator said before a restart holds.
+    Raises:
+        SettingsError: the bundle has no such rung.
+    """
+    forced = forced_rung(route.bundle, settings, facts)
+    return replace(route, forced=forced, deadline_ns=deadline_ns_of(route.bundle, settings))
+
+
+def forced_rung(bundle: Bundle, settings: Settings, facts: StateFacts) -> Forced | None:
+    """The rung that a setting forces; where none does, what an operator said before a restart.
 
     Raises:
         SettingsError: the bundle has no such rung.
     """
-    bundle = route.bundle
     forced = settings.forced_rungs.get(bundle.name)
     forced = forced or facts.forced_rung(bundle.name, bundle.version, time.time())
     if forced == "baseline" and bundle.ladder.baseline is None:
@@ -321,11 +358,16 @@ def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
             f"--force {bundle.name}=baseline: version {bundle.version} of {bundle.name!r} has no "
             "baseline; it has rules. Force them, or pack the model with a baseline"
         )
+    return forced
+
+
+def deadline_ns_of(bundle: Bundle, settings: Settings) -> int:
+    """How long callers of a bundle wait, who do not say it themselves."""
     objective = bundle.manifest.objectives.latency_seconds
     ms = settings.deadline_ms or DEFAULT_DEADLINE_MS
     if settings.deadline_ms is None and objective is not None:
         ms = min(max(1.0, PATIENCE * objective * 1e3), MOST_DEADLINE_MS)
-    return replace(route, forced=forced, deadline_ns=round(ms * 1e6))
+    return round(ms * 1e6)
 
 
 def layout_of(bundle: Bundle) -> Layout:

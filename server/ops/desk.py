@@ -1,8 +1,8 @@
 """Where operators' calls are taken: one at a time, each checked, written down, then done.
 
-The order of a change: its facts are on the disk, the route table is published, the event is
-written, the caller hears of it. A crash in between leaves what the facts say, which the next start
-does.
+The order of a change: whoever serves has the new route table, its facts are on the disk, the table
+is put into use, the event is written, the caller hears of it. A crash in between leaves what the
+facts say, which the next start does.
 """
 
 import asyncio
@@ -199,13 +199,15 @@ class Desk:
     async def _do(self, model: str, forcing: _Forcing, who: str) -> None:
         others = {name: fact for name, fact in self._facts.forced.items() if name != model}
         forced = others if forcing.fact is None else {**others, model: forcing.fact}
-        generation = self._runtime.routes.generation + 1
-        await self._write(StateFacts(generation=generation, forced=forced))
-        # Made now: other models may have been opened while the disk was waited for.
-        table = self._runtime.routes.with_route(replace(forcing.route, forced=forcing.asked.rung))
-        self._runtime.publish(table)
+        route = replace(forcing.route, forced=forcing.asked.rung)
+
+        async def keep(generation: int) -> None:
+            await self._write(StateFacts(generation=generation, forced=forced))
+
+        await self._runtime.publish(lambda table: table.with_route(route), keep)
         self._end_later(model, forcing.fact)
-        facts: dict[str, Any] = {"reason": forcing.asked.reason, "generation": table.generation}
+        generation = self._runtime.routes.generation
+        facts: dict[str, Any] = {"reason": forcing.asked.reason, "generation": generation}
         if forcing.asked.expires_seconds is not None:
             facts["expires_seconds"] = forcing.asked.expires_seconds
         await self._tell(who, model, forcing.route.forced, forcing.asked.rung, facts)
