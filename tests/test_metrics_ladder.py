@@ -19,6 +19,7 @@ from models.manifest import Rule
 from models.rules import Rules
 from models.vocabulary import BREAKER_STATES, OUTPUT_TROUBLES, REASONS, RUNGS
 from server.breaker import Breaker
+from server.cost import curve
 from server.pace import Pace
 from server.routes import Route
 from tests.in_thread import Client, Response, server_over
@@ -258,6 +259,26 @@ def test_a_strict_caller_gets_no_answer_and_no_rung_is_counted(server: Client):
     assert sum(grown("output_values_total").values()) == 2
 
 
+def test_a_check_that_rejects_is_named_with_what_should_hold(server: Client):
+    """The other check sends rows to the baseline: it rejects nobody, and is not named."""
+    error = ask(server, {**GOOD, "distance": 95, "is_weekend": True}).error
+    assert "check far_from_home does not hold" in error["message"]
+    [entry] = error["fields"]
+    assert (entry["row"], entry["check"]) == (0, "far_from_home")
+    assert "90" in entry["expected"]
+    assert set(entry) == {"row", "check", "expected"}
+    [_, item] = ask(server, [GOOD, {**GOOD, "distance": 95}]).json["predictions"]
+    assert item["error"]["fields"] == [{**entry, "row": 1}]
+
+
+def test_a_strict_caller_is_told_every_check_and_field_that_kept_the_model_away(server: Client):
+    record = {**GOOD, "distance": 75, "is_weekend": True, "carrier": "ZZ", "leaves": 5}
+    response = ask(server, record, STRICT)
+    assert (response.status, response.error["code"]) == (422, "strict")
+    named = [entry.get("field") or entry["check"] for entry in response.error["fields"]]
+    assert named == ["leaves", "carrier", "workday_or_near"]
+
+
 def test_answers_of_lower_rungs_are_in_no_distribution_of_the_model(server: Client):
     grown = Grown(server)
     lower = [name for name, case in CASES.items() if case.outcome in RUNGS]
@@ -453,6 +474,33 @@ def test_missed_deadlines_and_late_answers_are_counted_apart(server: Client, rep
     assert grown("deadline_missed_total") == {(): fell + turned_away}
     assert grown("fallbacks_total") == {("baseline", "deadline"): fell}
     assert late >= len(answered) - fell > 0
+
+
+def test_a_strict_caller_who_cannot_wait_gets_504(server: Client, replaced: Any):
+    """Predicted to take longer than it may, it is not begun."""
+    replaced(lambda route: dataclasses.replace(route, cost=curve({1: 5.0})))
+    deadline = "Keelmark-Deadline-Ms: 500"
+    assert ask(server, GOOD, deadline).json["reasons"] == ["deadline"]
+    response = ask(server, GOOD, deadline, STRICT)
+    assert (response.status, response.error["code"]) == (504, "strict")
+
+
+def test_a_run_that_is_given_up_is_on_the_page_until_it_ends(server: Client, replaced: Any):
+    """Predicted to take 20 ms, so that the thread makes it; 1.5 s in fact, and 500 ms allowed."""
+    slow = with_session(lambda real: Session(real, seconds=1.5))
+    replaced(lambda route: dataclasses.replace(slow(route), cost=curve({1: 0.02})))
+    grown = Grown(server)
+    answer = ask(server, GOOD, "Keelmark-Deadline-Ms: 500").json
+    assert (answer["served_by"], answer["reasons"]) == ("baseline", ["deadline"])
+    assert grown("abandoned_runs_active") == {(): 1}
+    deadline = time.monotonic() + 10
+    while grown("abandoned_runs_active") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert grown("abandoned_runs_active") == {}
+    assert grown("abandoned_runs_total") == {(): 1}
+    assert grown("deadline_missed_total") == {(): 1}
+    assert grown("predictions_total") == {("baseline",): 1}
+    assert grown("output_values_total") == {}  # what came too late was given to nobody
 
 
 def page_of(server: Client) -> dict[str, Any]:
