@@ -93,6 +93,8 @@ def _compare(
     names = [field.name for field in answering.fields]
     off = _same_inputs(row, "", names, feature_names, answered, 0)
     below = answering.ladder.below(answered.plan, row.expected.reason)
+    for error in below.rule_errors:
+        raise _mismatch(row, f"rule {error.rule!r} raises ({error.error})", "true or false")
     _same_outputs(answering, row, "", answered, below, 0)
     _same_answer(answering, row, "", answered, 0)
     return off

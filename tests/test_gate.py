@@ -126,6 +126,32 @@ def test_a_lower_rung_that_answers_otherwise_is_refused_by_its_name(
     assert words in str(caught.value)
 
 
+EXAMINE = """
+import sys
+from pathlib import Path
+from models.gate import examine
+report = examine(Path(sys.argv[1]), network="")
+print(report.onnxruntime, report.rows, report.features_off_by_one, report.batch_exact)
+"""
+
+
+def test_every_rung_replays_on_the_oldest_onnxruntime(tmp_path: Path, oldest_python: Path):
+    """Without onnx and pyarrow, which serving must not need."""
+    folder = full_bundle(tmp_path)
+    done = subprocess.run(
+        [oldest_python, "-c", EXAMINE, folder],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    version, rows, off, exact = done.stdout.split()
+    assert version.startswith("1.20.")
+    assert int(rows) > 200
+    assert (off, exact) == ("0", "True")
+
+
 # models that harm
 
 

@@ -346,6 +346,17 @@ def test_a_rung_that_answers_otherwise_is_named(full_folder: Path, change: Any, 
     assert words in str(caught.value)
 
 
+def test_a_rule_that_raises_for_a_golden_row_is_named(full_folder: Path):
+    """Also where a rule before it answers."""
+
+    def change(fallback: Any) -> None:
+        fallback["rules"][-1]["when"] = "reason == 'deadline' || int(r.carrier) > 3"
+
+    rewritten(full_folder, "fallback.json", edited(change))
+    with pytest.raises(GoldenMismatch, match="rule 'too_late' raises"):
+        replayed(Bundle.open(full_folder))
+
+
 class OffBelow:
     """A ladder whose baseline answers otherwise in a batch."""
 
