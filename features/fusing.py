@@ -1,22 +1,20 @@
 """Features and a model as one graph: one session, one call, and the features as a second output."""
 
 from collections.abc import Sequence
-from typing import Final
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
+from features.checking import add_checks, operands_of
 from features.compiler import FEATURES, add_features
 from features.errors import DeclarationError
 from features.expressions import Boolean
-from features.graph import INPUT, OPSET, Column, GraphBuilder, make_model
+from features.graph import INPUT, OPSET, GraphBuilder, make_model
 from features.nodes import Expression, walk
 from features.ops import OPS
 from features.ops.base import Plan
 from features.schedule import schedule
 from features.subgraphs import ML_DOMAIN, inputs_of, renamed
-
-CHECKS: Final = "checks"
 
 
 def fuse(
@@ -40,11 +38,12 @@ def fuse(
     for check in checks:
         _check_check(plan, check)
     builder = GraphBuilder()
-    columns = schedule(builder, plan, [*expressions, *checks])
-    width = len(columns) - len(checks)
+    operands = operands_of(checks)
+    columns = schedule(builder, plan, [*expressions, *operands])
+    width = len(columns) - len(operands)
     outputs = [add_features(builder, columns[:width])]
     if checks:
-        outputs.append(_add_checks(builder, columns[width:]))
+        outputs.append(add_checks(builder, checks, columns[width:]))
     _check_model(model, width)
     _check_outputs(model, {INPUT, *builder.names()})
     kept = {output.name: output.name for output in model.graph.output}
@@ -56,12 +55,6 @@ def fuse(
         width=len(plan.fields),
         included=[*builder.included, model],
     )
-
-
-def _add_checks(builder: GraphBuilder, columns: Sequence[Column]) -> onnx.ValueInfoProto:
-    false = builder.node("Equal", [builder.tensor(columns), builder.constant(0.0)])
-    builder.name(builder.node("Not", [false]), CHECKS)
-    return helper.make_tensor_value_info(CHECKS, TensorProto.BOOL, ["n", len(columns)])
 
 
 def _check_check(plan: Plan, check: Expression) -> None:
