@@ -229,8 +229,11 @@ class GraphBuilder:
         return self.node("Cast", [tensor], to=to)
 
     def to_integers(self, tensor: str) -> str:
-        """Int64, towards zero, as Gather wants its indices."""
-        return self.cast(tensor, onnx.TensorProto.INT64)
+        """Int32, towards zero, as an index; what it cannot hold becomes the smallest integer.
+
+        Not int64: Max, Min and Clip of onnxruntime take 2^31 for the smallest there, in batches.
+        """
+        return self.cast(tensor, onnx.TensorProto.INT32)
 
     def null_unless(self, condition: str, value: str) -> str:
         """`value` where the condition holds, null elsewhere."""

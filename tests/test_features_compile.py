@@ -321,6 +321,12 @@ def test_no_row_of_one_value_raises_or_gives_infinity(value: float):
     assert_total(np.full((3, len(everything().fields)), value))
 
 
+@pytest.mark.parametrize("code", [2.0**29, 2.0**31, -(2.0**31), 2.0**32, 2.0**53])
+def test_a_code_that_no_table_has_is_the_same_alone_and_in_a_batch(code: float):
+    width = len(everything().fields)
+    assert_total(np.stack([np.zeros(width), np.full(width, code)]))
+
+
 def test_rows_of_all_extremes_raise_nothing_alone_or_in_a_batch():
     rng = np.random.default_rng(3)
     assert_total(rng.choice(EXTREME, (500, len(everything().fields))))

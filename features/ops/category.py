@@ -108,16 +108,17 @@ def _table(call: Call, context: Context) -> list[float]:
 def _lower_table(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
     """All tables of equal length end to end and one Gather: five nodes for any number of columns.
 
-    Total for any float64: what is beyond a table is its last entry, missing; what is below, or NaN,
-    which the cast makes the smallest integer, is code 0. Encoders send neither.
+    Total for any float64: what is beyond a table is its last entry, missing; what is below, and NaN
+    and what no index can hold, which the cast makes the smallest integer, is code 0. Encoders send
+    none of them.
     """
     tables = [_table(call, context) for call in calls]
     length = max(map(len, tables))
     padded = [table + table[-1:] * (length - len(table)) for table in tables]
     codes = b.to_integers(operands(b, calls))
-    index = b.node("Clip", [codes, *(b.constant(bound, np.int64) for bound in (0, length - 1))])
+    index = b.node("Clip", [codes, *(b.constant(bound, np.int32) for bound in (0, length - 1))])
     if len(tables) > 1:
-        starts = b.constant([[length * position for position in range(len(tables))]], np.int64)
+        starts = b.constant([[length * position for position in range(len(tables))]], np.int32)
         index = b.node("Add", [index, starts])
     return b.node("Gather", [b.constant(np.concatenate(padded)), index], axis=0)
 

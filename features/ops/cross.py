@@ -118,11 +118,11 @@ def _lower_cross(b: GraphBuilder, calls: Sequence[Call], context: Context) -> st
     moved = b.node("Mul", [side(b, calls, 0), b.vector(widths)])
     place = b.to_integers(b.node("Add", [moved, side(b, calls, 1)]))
     lengths = np.array([[grid.size for grid in grids]])
-    bounded = b.node("Max", [place, b.constant([[0]], np.int64)])
-    index = b.node("Min", [bounded, b.constant(lengths - 1, np.int64)])
+    bounded = b.node("Max", [place, b.constant([[0]], np.int32)])
+    index = b.node("Min", [bounded, b.constant(lengths - 1, np.int32)])
     if len(grids) > 1:
         starts = np.cumsum(lengths, axis=1) - lengths
-        index = b.node("Add", [index, b.constant(starts, np.int64)])
+        index = b.node("Add", [index, b.constant(starts, np.int32)])
     flat = np.concatenate([grid.ravel() for grid in grids])
     return b.node("Gather", [b.constant(flat), index], axis=0)
 
