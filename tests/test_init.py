@@ -177,6 +177,17 @@ def troubled(rows: int = 1_000) -> Cells:
     }
 
 
+COUNT_NULLS = """
+import numpy as np
+from definition import features
+from table import read
+from train import target
+fitted, x = features.fit_transform(read(), target=target(read()), quiet=True)
+print(np.isnan(x).sum())
+"""
+"""Most models of scikit-learn take none."""
+
+
 def test_a_troubled_table_trains_and_serves_at_once(init: Init, tmp_path: Path):
     write_csv(tmp_path / "customers.csv", troubled())
     ran = init("churn", "--table", "customers.csv", "--target", "churned", "--time", "signed up")
@@ -184,6 +195,7 @@ def test_a_troubled_table_trains_and_serves_at_once(init: Init, tmp_path: Path):
     project = tmp_path / "churn"
     assert_tidy(project)
     run_in(project, "python", "train.py")
+    assert run_in(project, "python", "-c", COUNT_NULLS).strip() == "0"
     record = {
         "signed up": "2023-12-01T10:00:00",
         "last_seen": None,

@@ -44,7 +44,8 @@ def _features(survey: Survey) -> Iterator[tuple[str, str]]:
     pairs = [pair for column in survey.columns for pair in column.features.items()]
     if ordered := survey.ordered_times:
         first, last = (column.variable for column in ordered)
-        pairs.append((f"{first}_to_{last}", f'elapsed({first}, {last}, unit="h")'))
+        imputed = "" if all(column.is_whole for column in ordered) else '.impute("median")'
+        pairs.append((f"{first}_to_{last}", f'elapsed({first}, {last}, unit="h"){imputed}'))
     for wanted, code in pairs:
         name = wanted
         while name in taken:

@@ -69,6 +69,11 @@ class Column:
     example: Any
     levels: int = 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has no nulls."""
+        return "nullable=False" in self.arguments
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
@@ -396,13 +401,16 @@ def _timestamp(seen: _Seen) -> Column:
     if seen.values.type.tz is None:
         arguments.append('tz="UTC"')
         notes.append("without offset in the table: say in which zone its clock was")
-    features = {f"{variable}_weekday": f"{variable}.weekday()"}
+    parts = ["weekday"]
     if (ticks % 86_400_000_000).any():
-        features[f"{variable}_hour"] = f"{variable}.hour()"
+        parts.append("hour")
     else:
         notes.append('days without a time: callers send them as "2024-05-31T00:00"')
     if np.ptp(ticks) > MONTHS_FROM_DAYS * 86_400_000_000:
-        features[f"{variable}_month"] = f"{variable}.month()"
+        parts.append("month")
+    imputed = '.impute("median")' if seen.nulls else ""
+    features = {f"{variable}_{part}": f"{variable}.{part}(){imputed}" for part in parts}
+    features |= seen.null_feature()
     return seen.column(
         "timestamp",
         features=features,
