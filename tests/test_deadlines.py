@@ -231,6 +231,15 @@ def test_many_rules_are_evaluated_in_the_thread(server: Client, monkeypatch: pyt
         assert "keelmark-runner" not in seen
 
 
+def test_a_run_on_the_loop_is_never_cut_and_its_answer_is_counted_as_late(server: Client):
+    late = f"keelmark_late_requests_total{{{LABELS}}}"
+    before = server.metric(late)
+    with slowed(server, 0.08, cost=curve({1: 1e-6})) as (session, _):
+        assert server.predict(GOOD, deadline(30)).json["served_by"] == "model"
+        assert session.threads != {"keelmark-runner"}
+    assert server.metric(late) == before + 1
+
+
 def test_strict_says_504_for_a_deadline(server: Client):
     with slowed(server, 0.3):
         response = server.predict(GOOD, deadline(50), "Keelmark-Strict: 1")
@@ -249,7 +258,9 @@ def test_a_full_queue_is_answered_by_lower_rungs_or_503(server: Client):
         assert (answer["served_by"], answer["reasons"]) == ("rules", ["overload"])
         response = server.predict(GOOD, deadline(20_000), "Keelmark-Strict: 1")
         assert (response.status, response.error["code"]) == (503, "strict")
-        costly = dataclasses.replace(route, below=curve({1: 1.5e-3}))
+        # Rules that take more than half of the model's time relieve nobody.
+        costs = {"cost": curve({1: 400e-6}), "below": curve({1: 220e-6})}
+        costly = dataclasses.replace(route, pace=Pace(), **costs)
         core = server.serving.runtime.core
         server.call(setattr, core, "routes", core.routes.with_route(costly))
         response = server.predict(GOOD, deadline(20_000))

@@ -50,9 +50,25 @@ def test_a_list_is_json_in_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert load().settings.required_models == ("a", "b")
 
 
+def test_rungs_are_forced_by_flag_variable_and_file(monkeypatch: pytest.MonkeyPatch):
+    Path("keelmark.toml").write_text('force = ["a=rules"]')
+    assert load().settings.forced_rungs == {"a": "rules"}
+    monkeypatch.setenv("KEELMARK_FORCE", '["b=baseline", "c=rules"]')
+    assert load().settings.forced_rungs == {"b": "baseline", "c": "rules"}
+    assert load({"force": ["d=rules"]}).settings.forced_rungs == {"d": "rules"}
+    assert Settings().forced_rungs == {}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
+        ("force", '["a"]', "'a' is not MODEL=rules or MODEL=baseline"),
+        ("force", '["=rules"]', "is not MODEL=rules or MODEL=baseline"),
+        ("force", '["a=model"]', "is not MODEL=rules or MODEL=baseline"),
+        ("force", '["a=rules", "a=baseline"]', "a is there twice"),
+        ("deadline_ms", "0.5", "greater than or equal to 1"),
+        ("deadline_ms", "60001", "less than or equal to 60000"),
+        ("queue_requests", "0", "greater than or equal to 1"),
         ("port", "x", "setting port (from KEELMARK_PORT) is 'x': input should be a valid integer"),
         ("port", "70000", "less than or equal to 65535"),
         ("max_rows", "0", "greater than or equal to 1"),
