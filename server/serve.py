@@ -8,99 +8,37 @@ what is under way ends, the counters are folded and the logs flushed.
 
 import asyncio
 import contextlib
-import gc
-import math
 import os
 import resource
 import signal
 import socket
-import time
 from asyncio import FIRST_COMPLETED as FIRST
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import uvicorn
 import uvloop
 
 from server import logs
 from server.apps import create_app
-from server.connections import CLOSE, HeaderWatch, UnreadWatch, protocol_for
+from server.connections import protocol_for
 from server.events import EventLog
 from server.facts import read_facts
 from server.http_counters import HttpCounters
 from server.ops.access import Guard
 from server.ops.app import create_ops_app
 from server.ops.desk import Desk
+from server.port import BACKLOG, Server, port_config, settle_memory
 from server.runtime import InProcessRuntime
 from server.settings import Settings, SettingsError
 from server.state_folder import Ports, StateFolder
 from server.tokens import Tokens
 from server.version import installed_version
 
-BACKLOG: Final = 2048
 FILES_BESIDE: Final = 128
 """Files that are open beside connections: the models', logs, sockets, the gate's pipes."""
-LINGER_SECONDS: Final = 1.0
-COLLECTIONS: Final = (10_000, 20, 1_000)
-"""Thresholds of the garbage collector. Nothing on a request's way is a cycle, so what the young
-collections find is what is under way; a full one stops the loop for milliseconds."""
 
 _log = logs.logger("serve")
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server without signal handlers of its own, with a watch on slow peers."""
-
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
-        super().__init__(config)
-        self._watches = (
-            HeaderWatch(settings.header_timeout_seconds),
-            UnreadWatch(settings.body_timeout_seconds),
-        )
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leaves signals to `run`: two servers share this process."""
-        yield
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; see uvicorn."""
-        for watch in self._watches:
-            watch.look(self.server_state.connections, time.monotonic())
-        return await super().on_tick(counter)
-
-    def close_after_answers(self) -> None:
-        """From now on every answer says `Connection: close` and means it, those under way too.
-
-        uvicorn makes a list of default headers each second from `encoded_headers`, and a request's
-        cycle keeps the one that was current when it began: all of them are added to.
-        """
-        cycles = [getattr(each, "cycle", None) for each in self.server_state.connections]
-        under_way = [each for each in cycles if each is not None and not each.response_complete]
-        for cycle in under_way:
-            cycle.keep_alive = False
-        lists = [each.default_headers for each in under_way]
-        for headers in (self.config.encoded_headers, self.server_state.default_headers, *lists):
-            if CLOSE not in headers:
-                headers.append(CLOSE)
-
-    def stop_listening(self) -> None:
-        """Takes no new connection; what has been accepted is still answered."""
-        for server in self.servers if self.started else ():
-            server.close()
-
-    async def until_empty(self, hurry: asyncio.Event) -> None:
-        """Waits until every connection has had its answer and closed, for a second at most.
-
-        A connection may have been accepted, and its request be on the way: closing it now would
-        lose that. Who says nothing for so long is idle.
-        """
-        deadline = time.monotonic() + LINGER_SECONDS
-        while self.server_state.connections and not hurry.is_set():
-            if time.monotonic() > deadline:
-                return
-            await asyncio.sleep(0.02)
 
 
 class Serving:
@@ -174,21 +112,8 @@ class Serving:
 
     def _server(self, app: Any, http: HttpCounters | None) -> Server:
         settings = self.settings
-        config = uvicorn.Config(
-            app,
-            interface="asgi3",
-            http=protocol_for(settings.max_connections, settings.max_header_bytes, http),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=settings.keep_alive_seconds,
-            timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
-            backlog=BACKLOG,
-        )
+        protocol = protocol_for(settings.max_connections, settings.max_header_bytes, http)
+        config = port_config(settings, app, protocol)
         return Server(config, settings)
 
 
@@ -286,10 +211,3 @@ def allow_open_files(needed: int) -> None:
         soft = hard
     if soft != resource.RLIM_INFINITY and soft < needed:
         _log.warning("few_open_files", allowed=soft, needed=needed, advice="raise ulimit -n")
-
-
-def settle_memory() -> None:
-    """Takes what the models hold out of the collector's sight: a full collection shows in p99."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTIONS)
