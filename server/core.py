@@ -115,17 +115,12 @@ class Core:
         What may not be run here with the others goes its own way, and is answered later perhaps.
         """
         now_ns = perf_counter_ns()
-        if len(asked) == 1 and fits_here(asked[0], now_ns):
-            self._settle_group(asked[0].route, asked)
-            return
-        here: list[Asked] = []
-        for one in asked:
-            if fits_here(one, now_ns):
-                here.append(one)
-            else:
-                self._send(one, now_ns)
-        for route, group in by_route(here):
-            self._settle_group(route, group)
+        here = [one for one in asked if self._stays(one, now_ns)]
+        if len(here) == 1:
+            self._settle_group(here[0].route, here)
+        else:
+            for route, group in by_route(here):
+                self._settle_group(route, group)
 
     def refuse(self, error: RequestError, request_id: bytes | None) -> Answer:
         """The answer to a request that did not get through `arrive`."""
@@ -137,18 +132,24 @@ class Core:
 
     # here, on the loop
 
-    def _send(self, asked: Asked, now_ns: int) -> None:
-        """Settles a request on a way of its own: alone, from below, in the thread, or not."""
+    def _stays(self, asked: Asked, now_ns: int) -> bool:
+        """Whether a request may be run here with others; if not it is sent on a way of its own."""
         try:
-            found = place(asked, now_ns, self.runner)
-            if found.refused is not None:
-                self._turn_away(asked, found.refused)
-            elif found.is_in_thread and self.runner is not None:
-                self.runner.submit(Job(asked, found, predicted_ns(asked), overdue_ns(asked)))
-            else:
-                self._settle_alone(asked, found)
+            if fits_here(asked, now_ns):
+                return True
+            self._send(asked, place(asked, now_ns, self.runner))
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
             self._fail(asked, error)
+        return False
+
+    def _send(self, asked: Asked, found: Place) -> None:
+        """Settles a request alone, from below, in the thread, or not."""
+        if found.refused is not None:
+            self._turn_away(asked, found.refused)
+        elif found.is_in_thread and self.runner is not None:
+            self.runner.submit(Job(asked, found, predicted_ns(asked), overdue_ns(asked)))
+        else:
+            self._settle_alone(asked, found)
 
     def _settle_group(self, route: Route, group: list[Asked]) -> None:
         try:

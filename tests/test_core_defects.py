@@ -78,3 +78,19 @@ def test_a_value_that_has_no_text_is_shown_by_its_type():
     for _ in range(100_000):
         deep = [deep]
     assert shown(deep) == "array"
+
+
+def test_a_defect_in_placing_a_request_costs_only_that_one(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    real = core_module.fits_here
+
+    def faulty(asked: Any, now_ns: int) -> bool:
+        if asked.request.request_id == b"bad":
+            raise ZeroDivisionError
+        return real(asked, now_ns)
+
+    monkeypatch.setattr(core_module, "fits_here", faulty)
+    core, answers = core_with(route_of(bundle)[0]), list[Answer]()
+    core.settle([arrive(core, GOOD, answers, request_id=i) for i in (b"a", b"bad", b"c")])
+    assert codes(answers) == [200, 200, 500]

@@ -70,6 +70,19 @@ def slowed(server: Client, seconds: float = 0.0, **changes: Any) -> Generator[tu
     """
     core = server.serving.runtime.core
     before = core.routes.live[NAME]
+    session, route = slow_down(server, seconds, **changes)
+    try:
+        yield session, route
+    finally:
+        assert until(lambda: core.runner is not None and core.runner.is_idle)
+        before.notice.breaker("closed")
+        server.call(setattr, core, "routes", core.routes.with_route(before))
+
+
+def slow_down(server: Client, seconds: float, **changes: Any) -> tuple[Slowed, Route]:
+    """See `slowed`."""
+    core = server.serving.runtime.core
+    before = core.routes.live[NAME]
     session = Slowed(before.bundle.session, seconds)
     bundle = dataclasses.replace(before.bundle, session=session)
     fresh: dict[str, Any] = {"pace": Pace(), "breaker": Breaker(before.notice.breaker)}
@@ -77,12 +90,7 @@ def slowed(server: Client, seconds: float = 0.0, **changes: Any) -> Generator[tu
     fresh |= {"cost": curve({1: 2e-3, 256: 512e-3}), "below": curve({1: 10e-6, 64: 640e-6})}
     route = dataclasses.replace(before, bundle=bundle, **(fresh | changes))
     server.call(setattr, core, "routes", core.routes.with_route(route))
-    try:
-        yield session, route
-    finally:
-        assert until(lambda: core.runner is not None and core.runner.is_idle)
-        before.notice.breaker("closed")
-        server.call(setattr, core, "routes", core.routes.with_route(before))
+    return session, route
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
@@ -269,6 +277,16 @@ def test_a_full_queue_is_answered_by_lower_rungs_or_503(server: Client):
         assert until(lambda: all(held))
         assert {answers[0].json["served_by"] for answers in held} == {"model"}
         assert session.runs == 4
+
+
+def test_stopping_answers_what_waits_for_the_thread(store: Path, tmp_path: Path):
+    with server_over(store, tmp_path) as server:
+        session, _ = slow_down(server, 0.2)
+        held = [in_thread(server, GOOD, deadline(20_000)) for _ in range(4)]
+        assert until(lambda: server.metric(f"keelmark_queue_depth{{{LABELS}}}") == 3)
+    assert until(lambda: all(held))
+    assert [answers[0].json["served_by"] for answers in held] == ["model"] * 4
+    assert session.runs == 4
 
 
 def test_small_requests_are_answered_while_the_thread_is_busy(server: Client):
