@@ -26,8 +26,9 @@ from features.expressions import (
     safe_div,
     where,
 )
-from features.feature_set import FeatureSet, Fitted
+from features.feature_set import FeatureSet
 from features.fields import Field
+from features.fitted import Fitted
 from features.hatch import onnx_op
 from features.nodes import Expression
 

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Self, TextIO, TypeAlias
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -62,3 +63,16 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def progress_bar(
+    what: str, *, quiet: bool, progress: Progress | None = None
+) -> AbstractContextManager[Progress]:
+    """Where progress goes: to the caller's function, nowhere, or to a terminal."""
+    if progress is not None or quiet:
+        return nullcontext(progress or _silent)
+    return ProgressBar(what)
+
+
+def _silent(done: int, total: int) -> None:
+    pass

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import DeclarationError
-from features.feature_set import FeatureSet, Fitted
+from features.feature_set import FeatureSet
+from features.fitted import Fitted
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin

@@ -6,8 +6,9 @@ from typing import Any
 
 from features.digests import canonical_json
 from features.errors import FeaturesCorrupt
-from features.feature_set import FeatureSet, Fitted
+from features.feature_set import FeatureSet
 from features.fields import Field, declaration
+from features.fitted import Fitted
 from features.library import Library
 from features.spec import DOCUMENTATION
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, compose, helper
 
-from features.feature_set import Fitted
 from features.fields import Field
+from features.fitted import Fitted
 from features.fusing import fuse
 from features.ops.base import Context, Plan
 from features.ops.hatch import foreign_operators

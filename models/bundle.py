@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from features.encode_record import RecordEncoder
 from features.errors import FeatureError
-from features.feature_set import Fitted
 from features.fields import Field
+from features.fitted import Fitted
 from features.runtime import Session
 from models.baseline import Baseline
 from models.errors import BundleCorrupt, FeaturesMismatch

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from features.encoding import describe
-from features.feature_set import Fitted
 from features.fields import Field
+from features.fitted import Fitted
 from models.manifest import (
     BaselineInfo,
     Check,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.feature_set import Fitted
+from features.fitted import Fitted
 from models.edges import edge_cases
 from models.errors import PackingError
 from models.examples import records_of

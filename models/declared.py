@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from features.feature_set import Fitted
+from features.fitted import Fitted
 from models.convert.graph import Native
 from models.errors import PackingError
 from models.manifest import Decision, Label, Objectives, OutputSpec, Threshold, Tolerance

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.encode_record import RecordEncoder
-from features.feature_set import Fitted
 from features.fields import Field
+from features.fitted import Fitted
 from features.runtime import CHUNK_ROWS, Session
 from models.ladder import Ladder
 from models.manifest import Decision, Fallback, OutputSpec

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from features.encode_record import RecordEncoder
 from features.encoding import Encoded
-from features.feature_set import Fitted
 from features.fields import FLAG_NAMES, Field
+from features.fitted import Fitted
 from models.errors import PackingError
 from models.ladder import Answers, Below, Ladder
 from models.manifest import Expected, Fallback, Golden, GoldenRow, Manifest, OutputSpec, RungName

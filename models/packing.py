@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import structs
 
 from features.errors import DeclarationError
-from features.feature_set import Fitted
+from features.fitted import Fitted
 from features.runtime import Session
 from models.baseline_packing import (
     Accepts,

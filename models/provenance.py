@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from features import runtime
-from features.feature_set import Fitted
+from features.fitted import Fitted
 from models.convert import Converted
 from models.convert.graph import IR_VERSION, OPSET
 from models.manifest import FeaturesIdentity, Holdout, Training

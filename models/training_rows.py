@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from features.encode_table import to_arrow
 from features.encoding import Encoded
 from features.errors import TableError
-from features.feature_set import Fitted
+from features.fitted import Fitted
 from models.errors import PackingError
 
 HELD_OUT_SHARE: Final = 10

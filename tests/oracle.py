@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.expressions import Category
-from features.feature_set import Fitted
+from features.fitted import Fitted
 from features.nodes import Expression
 from tests import hatches
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import boolean, category, number, timestamp
-from features.feature_set import FeatureSet, Fitted
+from features.feature_set import FeatureSet
+from features.fitted import Fitted
 from models.manifest import MANIFEST
 from models.packing import pack
 

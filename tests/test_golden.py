@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from features import boolean, category, number, timestamp
 from features.encoding import Encoded
-from features.feature_set import FeatureSet, Fitted
+from features.feature_set import FeatureSet
 from features.fields import FLAG_NAMES
+from features.fitted import Fitted
 from models.bundle import Bundle
 from models.edges import edge_cases
 from models.errors import GoldenMismatch, PackingError

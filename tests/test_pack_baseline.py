@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from features import boolean, category, number
-from features.feature_set import FeatureSet, Fitted
+from features.feature_set import FeatureSet
+from features.fitted import Fitted
 from models.baseline_packing import compile_baseline
 from models.bundle import Bundle
 from models.convert import OnnxModel, convert

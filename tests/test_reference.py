@@ -8,7 +8,8 @@ import pytest
 
 from features import boolean, category, number, timestamp
 from features.encoding import Encoded
-from features.feature_set import FeatureSet, Fitted
+from features.feature_set import FeatureSet
+from features.fitted import Fitted
 from models.background import background
 from models.bins import CodeBins, NumberBins
 from models.errors import PackingError

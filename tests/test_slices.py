@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from features import boolean, category, number, timestamp
-from features.feature_set import FeatureSet, Fitted
+from features.feature_set import FeatureSet
+from features.fitted import Fitted
 from models.evaluation import metrics, rounded
 from models.manifest import OutputSpec
 from models.outputs import ModelOutputs
