@@ -14,7 +14,7 @@ from features.fields import FLAG_NAMES
 from models.bundle import Bundle
 from models.ladder import MODEL, REJECTED, Answers
 from models.outputs import NO_DECISION
-from models.vocabulary import OUTCOMES, REASONS
+from models.vocabulary import OUTCOMES
 
 LONGEST_SHOWN: Final = 64
 """Characters of a bad value that an error repeats."""
@@ -140,10 +140,10 @@ def _strict(
 ) -> RowError:
     """Strict said no: because of the record (422), or because of us (503, or 504 if too late).
 
-    A record that was repaired is a cause whatever else happened: sent again, it is repaired again.
+    A record that was repaired, or would have fallen by itself, is a cause whatever else happened:
+    sent again, it gets no further. Reasons of the record come first, as rows are judged.
     """
-    code = answers.reason[place]
-    why = REASONS[code] if code < len(REASONS) else ""
+    why = next(iter(answers.reasons.get(place, ())), "")
     if why in OURS and place not in answers.repaired:
         return RowError(
             "strict",
