@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from models.bundle import Bundle
+from server.asked import Request
 from server.breaker import Breaker
 from server.core import Core
 from server.cost import curve
 from server.facts import NO_FACTS
 from server.pace import Pace
+from server.protocols.predict import decode
 from server.routes import Route
 from server.runtime import configured, make_route
 from server.settings import Settings, SettingsError
@@ -211,12 +213,14 @@ def test_a_batch_that_cannot_be_done_in_time_is_not_begun(server: Client):
 
 
 def test_where_lower_rungs_cost_too_much_too_nobody_answers(server: Client):
-    failed = predictions(server, "failed")
+    missed = f"keelmark_deadline_missed_total{{{LABELS}}}"
+    before, failed = server.metric(missed), predictions(server, "failed")
     with slowed(server, below=curve({1: 1.5e-3})) as (session, _):
         response = server.predict([GOOD] * 20, deadline(20))
         assert (response.status, response.error["code"]) == (504, "deadline")
         assert session.runs == 0
     assert predictions(server, "failed") == failed + 20
+    assert server.metric(missed) == before + 20
 
 
 def test_many_rules_are_evaluated_in_the_thread(server: Client, monkeypatch: pytest.MonkeyPatch):
@@ -323,6 +327,18 @@ def test_a_body_that_is_read_in_the_thread_gets_the_same_answer(server: Client, 
     alone = large.predict(GOOD, deadline(20_000)).json
     assert alone["prediction"] == server.predict(GOOD, deadline(20_000)).json["prediction"]
     assert outcomes(server) == [before[0] + 4, *before[1:3], before[3] + 2, before[4]]
+
+
+def test_a_large_body_is_decoded_in_the_thread(large: Client, monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+
+    def decoded(body: bytes, settings: Settings) -> Any:
+        seen.append(threading.current_thread().name)
+        return decode(body, settings)
+
+    monkeypatch.setattr("server.reading.decode", decoded)
+    assert large.predict(GOOD, deadline(20_000)).json["served_by"] == "model"
+    assert seen == ["keelmark-runner"]
 
 
 @pytest.mark.parametrize(
@@ -590,8 +606,18 @@ def test_a_quick_trial_is_believed_at_once():
     assert pace.may_probe(11.0)
 
 
-def test_a_core_without_a_runner_does_everything_itself(store: Path):
-    route = make_route(Bundle.open(store / NAME / "1"), curve({1: 5e-3}))
+def test_quick_runs_on_the_loop_bring_the_pace_down(store: Path):
+    route = make_route(Bundle.open(store / NAME / "1"), curve({1: 40e-6}))
     core = Core(Settings())
     core.routes = core.routes.with_route(route)
-    assert core.queued(route) == 0
+    for _ in range(12):
+        route.pace.took(120_000, 40_000, False)
+    slow = route.pace.ratio
+    assert slow > 2
+    body = json.dumps(GOOD).encode()
+    answers: list[Any] = []
+    for _ in range(20):
+        request = Request(NAME, body, time.perf_counter_ns())
+        core.settle([core.arrive(request, answers.append)])
+    assert len(answers) == 20
+    assert route.pace.ratio < slow - 0.1
