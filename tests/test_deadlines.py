@@ -3,10 +3,9 @@
 import contextlib
 import dataclasses
 import json
-import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from server.routes import Route
 from server.runtime import configured, make_route
 from server.settings import Settings, SettingsError
 from tests.in_thread import Client, Response, post, server_over
+from tests.open_loop import open_loop
 from tests.tiny import GOOD, NAME, pack_tiny
 
 PATH = f"/predict/{NAME}"
@@ -487,56 +487,11 @@ def test_a_rung_that_is_not_there_is_refused_at_the_start(
 # an open loop: requests come at their times, whatever the server does
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sent:
-    """A request that was answered: how long after it was due, and by whom."""
-
-    seconds: float
-    served_by: str
-    reason: str | None
-
-
-def open_loop(
-    server: Client, *, rate: float, seconds: float, deadline_ms: int, connections: int
-) -> list[Sent]:
-    """Sends requests at their times over kept connections, each as soon as one is free."""
-    request = post(PATH, json.dumps(GOOD).encode(), deadline(deadline_ms))
-    times = [number / rate for number in range(int(rate * seconds))]
-    began = time.perf_counter() + 0.1
-    sent: list[Sent] = []
-    lock = threading.Lock()
-    left = iter(times)
-
-    def send() -> None:
-        with server.connect() as connection:
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            while True:
-                with lock:
-                    due = next(left, None)
-                if due is None:
-                    return
-                time.sleep(max(0.0, began + due - time.perf_counter()))
-                # Latency is counted from the sending: a client that is late itself is no server.
-                began_at = time.perf_counter()
-                answer = connection.ask(request)
-                taken = time.perf_counter() - began_at
-                said = answer.json
-                reasons: Sequence[str] = said.get("reasons", [])
-                sent.append(Sent(taken, said["served_by"], reasons[0] if reasons else None))
-
-    threads = [threading.Thread(target=send) for _ in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sent
-
-
 def test_a_model_slowed_tenfold_is_relieved_by_lower_rungs(server: Client):
     """Marks and counts; the times themselves are `test_..._in_time`'s."""
     before = outcomes(server)
     with slowed(server, 0.02) as (session, _):
-        sent = open_loop(server, rate=100, seconds=2, deadline_ms=60, connections=8)
+        sent = open_loop(server.port, rate=100, seconds=2, deadline_ms=60, connections=8)
         assert len(sent) == 200
         by_rules = [one for one in sent if one.served_by == "rules"]
         assert {one.reason for one in by_rules} <= {"deadline", "overload"}
@@ -551,7 +506,7 @@ def test_a_model_slowed_tenfold_is_relieved_by_lower_rungs(server: Client):
 @pytest.mark.trial
 def test_a_model_slowed_tenfold_is_answered_for_in_time(server: Client):
     with slowed(server, 0.02):
-        sent = open_loop(server, rate=100, seconds=60, deadline_ms=60, connections=16)
+        sent = open_loop(server.port, rate=100, seconds=60, deadline_ms=60, connections=16)
     late = [one.seconds for one in sent if one.seconds > 0.070]
     slowest = max(one.seconds for one in sent)
     assert len(late) <= len(sent) / 1000, f"{len(late)} of {len(sent)}, slowest {slowest:.4f} s"
