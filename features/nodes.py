@@ -65,12 +65,13 @@ class Expression:
             return f"{self.field.kind}({self.field.name!r})"
         if self.op == "constant":
             return repr(self.params["value"])
-        inside = [*map(repr, self.args), *(_shown(k, v) for k, v in self.params.items())]
+        inside = [*map(repr, self.args), *map(shown_param, self.params.items())]
         return f"{self.op.split('/')[0]}({', '.join(inside)})"
 
 
-def _shown(name: str, value: Any) -> str:
-    """A parameter for people; a graph by the sha256 of its bytes."""
+def shown_param(param: tuple[str, Any]) -> str:
+    """A parameter for people, from its name and value; a graph by the sha256 of its bytes."""
+    name, value = param
     if name == "model":
         return f"sha256={sha256_hex(base64.b64decode(value))[:12]}"
     return f"{name}={value!r}"

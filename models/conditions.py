@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from features.expressions import Boolean
+from features.reading import text_of
 from models.declared import plain_answer
 from models.errors import PackingError
 from models.manifest import Check, CheckPolicy, OutputSpec, Rule
@@ -75,7 +76,7 @@ def _read(name: str, given: Boolean | Mapping[str, Any], usual: CheckPolicy) -> 
         raise PackingError(
             f"{where}: {policy!r} is not a policy of checks; use {list(get_args(CheckPolicy))}"
         )
-    check = Check(name=name, expression=expression.to_json(), text=repr(expression), policy=policy)
+    check = Check(name=name, expression=expression.to_json(), text=text_of(expression), policy=policy)
     return DeclaredCheck(check, expression, _example(where, entries))
 
 

@@ -58,7 +58,7 @@ def test_a_check_is_an_expression_or_says_more():
     )
     assert (plain.check.policy, plain.example) == ("rules", None)
     assert plain.check.expression == (DISTANCE < 50).to_json()
-    assert plain.check.text == repr(DISTANCE < 50)
+    assert plain.check.text == "distance < 50"
     assert (whole.check.policy, whole.example) == ("reject", {"distance": 0})
 
 
