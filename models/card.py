@@ -307,16 +307,19 @@ def _verified(origin: ModelOrigin) -> list[str]:
 
 def _at_night(manifest: Manifest) -> list[str]:
     name, version = manifest.name, manifest.version
-    verify, force = f"`keelmark verify {name}/{version}`", f"`keelmark serve --force {name}=rules`"
+    verify = f"`keelmark verify {name}/{version}`"
+    force = f"`keelmark force-fallback {name} rules --reason TEXT` (`off` ends it)"
     lines = [
         f"- To see whether it still is what was packed and answers here as it did there: {verify}",
-        f"- To answer without the model until it is understood: restart the server with {force}",
+        f"- To answer without the model until it is understood: {force}",
     ]
     if manifest.baseline is not None:
-        lines.append(f"- or with the simpler model: `keelmark serve --force {name}=baseline`")
+        lines.append(
+            f"- or with the simpler model: `keelmark force-fallback {name} baseline --reason TEXT`"
+        )
     lines.append(
-        "- To go back to the version before, say so in the store and restart the server: "
-        f'`from keelmark import Store; Store(FOLDER).set_live("{name}", VERSION, by=WHO)`'
+        "- To go back to the version before: "
+        f"`keelmark publish {name}/VERSION --live`, and restart the server"
     )
     people = " ".join(filter(None, [manifest.owner, manifest.contact]))
     lines.append(f"- Then tell {people or 'the owner, who is not named'}")

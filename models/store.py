@@ -176,7 +176,7 @@ class Store:
         if len(versions) > 1:
             raise NothingLive(
                 f"model {name!r} has versions {versions} and none is marked live. Say which: "
-                f"keelmark publish {name} {versions[-1]} --live --store {self.root}"
+                f"keelmark publish {name}/{versions[-1]} --live --store {self.root}"
             )
         return versions[0]
 

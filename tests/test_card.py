@@ -108,9 +108,9 @@ def test_it_says_what_to_do_at_night(sections: dict[str, str]):
     text = sections["When something is wrong"]
     for words in (
         "`keelmark verify trips/1`",
-        "`keelmark serve --force trips=rules`",
-        "`keelmark serve --force trips=baseline`",
-        'Store(FOLDER).set_live("trips", VERSION, by=WHO)',
+        "`keelmark force-fallback trips rules --reason TEXT` (`off` ends it)",
+        "`keelmark force-fallback trips baseline --reason TEXT`",
+        "`keelmark publish trips/VERSION --live`",
         "tell Ada ada@example.org",
     ):
         assert words in text

@@ -524,6 +524,54 @@ def test_demo_shows_a_summary_to_people(run: Run, tmp_path: Path, monkeypatch: p
     assert "2013-12-24" in ran.out
 
 
+# publishing
+
+
+def test_a_bundle_is_copied_into_another_store_and_marked_live(run: Run, tmp_path: Path):
+    folder = pack_tiny(tmp_path / "own")
+    (shared := tmp_path / "shared").mkdir()
+    done = run("publish", folder, "--store", shared, "--live", "--by", "ann", "--json")
+    assert (done.code, done.json["published"]) == (DONE, True)
+    assert (done.json["live"]["live"], done.json["live"]["by"]) == ("1", "ann")
+    copied = shared / NAME / "1"
+    assert {p.name: p.read_bytes() for p in copied.iterdir()} == {
+        p.name: p.read_bytes() for p in folder.iterdir()
+    }
+    again = run("publish", folder, "--store", shared, "--json")
+    assert (again.code, again.json["published"], again.json["live"]) == (DONE, False, None)
+
+
+def test_the_version_before_is_marked_live_again(run: Run, tmp_path: Path):
+    for version in ("1", "2"):
+        pack_tiny(tmp_path, version)
+        assert run("publish", f"{NAME}/{version}", "--live", "--store", tmp_path).code == DONE
+    back = run("publish", f"{NAME}/1", "--live", "--store", tmp_path, "--json")
+    assert (back.json["live"]["live"], back.json["live"]["previous"]) == ("1", "2")
+    assert Store(tmp_path).resolve(NAME) == "1"
+    late = run("publish", f"{NAME}/2", "--live", "--expect-revision", 1, "--store", tmp_path)
+    assert late.code == REFUSED
+    assert "revision 3" in late.complaint
+    assert Store(tmp_path).resolve(NAME) == "1"
+
+
+def test_what_does_not_pass_or_is_taken_leaves_nothing_behind(run: Run, tmp_path: Path):
+    folder = pack_tiny(tmp_path / "own")
+    (shared := tmp_path / "shared").mkdir()
+    card = folder / "card.md"
+    whole = card.read_bytes()
+    card.write_bytes(whole + b"more")
+    altered = run("publish", folder, "--store", shared, "--live")
+    assert altered.code == REFUSED
+    assert "card.md" in altered.complaint
+    assert list(shared.rglob("*")) == []
+    card.write_bytes(whole)
+    assert run("publish", folder, "--store", shared).code == DONE
+    other = pack_tiny(tmp_path / "other", description="another")
+    taken = run("publish", other, "--store", shared)
+    assert taken.code == REFUSED
+    assert [path.name for path in (shared / NAME).iterdir()] == ["1"]
+
+
 # tokens and events
 
 

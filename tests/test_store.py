@@ -240,7 +240,7 @@ def test_the_only_version_is_live_without_a_wish(store: Store):
 
 def test_several_versions_and_no_wish_are_refused_with_the_command(store: Store):
     add(store, "2")
-    with pytest.raises(NothingLive, match="keelmark publish trips 2 --live"):
+    with pytest.raises(NothingLive, match="keelmark publish trips/2 --live"):
         store.resolve("trips")
 
 

@@ -17,6 +17,7 @@ from server.cli import (
     init,
     inspect,
     predict,
+    publish,
     serve,
     status,
     token,
@@ -42,6 +43,7 @@ app.command()(verify.verify)
 app.command()(inspect.inspect)
 app.command()(predict.predict)
 app.command()(features.features)
+app.command()(publish.publish)
 app.command()(demo.demo)
 app.command()(status.status)
 app.command()(force_fallback.force_fallback)

@@ -31,6 +31,11 @@ def bundle_folder(named: str, store: Path | None) -> Path:
     """
     if (Path(named) / MANIFEST).exists():
         return Path(named)
-    home = Store(load({"store": store}).settings.store)
+    home = store_of(store)
     name, _, version = named.rstrip("/").partition("/")
     return home.folder(name, version or home.resolve(name))
+
+
+def store_of(store: Path | None) -> Store:
+    """The store that was named, or that a server started here would have."""
+    return Store(load({"store": store}).settings.store)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from features.errors import FeaturesNotFound
-from models.errors import BundleNotFound, StoreError
+from models.errors import BundleNotFound, LiveChanged, StoreError
 from server.cli.ops_client import NotRunning
 from server.settings import SettingsError
 
@@ -20,5 +20,7 @@ def code_of(error: Exception) -> int:
     """The exit code of an error that ended a command."""
     if isinstance(error, SettingsError):
         return USAGE
+    if isinstance(error, LiveChanged):
+        return REFUSED
     unavailable = BundleNotFound, FeaturesNotFound, StoreError, ModuleNotFoundError, NotRunning
     return UNAVAILABLE if isinstance(error, unavailable) else REFUSED
