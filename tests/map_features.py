@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-for library in ("lightgbm", "onnx", "polars", "sklearn"):
-    sys.modules[library] = None  # pyright: ignore[reportArgumentType]  (importing it raises)
+import pyarrow as pa
 
-import pyarrow as pa  # noqa: E402
+OF_AUTHORS = ("lightgbm", "onnx", "polars", "sklearn")
 
 
 def main(mapper: str, rows: str, out: str, how: str) -> None:
+    for library in OF_AUTHORS:
+        sys.modules[library] = None  # pyright: ignore[reportArgumentType]  (importing it raises)
     mapped: Any = pickle.loads(Path(mapper).read_bytes())
     table = pa.ipc.open_file(rows).read_all()
     made = mapped(table) if how == "table" else pa.Table.from_batches(mapped(batches(table)))
