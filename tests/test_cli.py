@@ -220,6 +220,7 @@ def test_a_csv_table_gets_the_answers_as_columns(run: Run, folder: Path, rows: P
     answered = list(csv.DictReader(io.StringIO(ran.out)))
     assert [row["id"] for row in answered] == ["1", "2", "3", "4", "5"]
     assert [row["served_by"] for row in answered] == ["model", "model", "rules", "", ""]
+    assert [row["rule"] for row in answered] == ["", "", "default", "", ""]
     assert answered[1]["repaired"] == "height:out_of_bounds"
     assert answered[1]["height"] == "1048.36"
     assert answered[2]["reasons"] == "member:invalid"

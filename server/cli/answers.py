@@ -40,6 +40,7 @@ class Answered:
         repaired = [answers.repaired.get(row, {}) for row in rows]
         return columns | {
             "served_by": [None if row in self.errors else self._rung(row) for row in rows],
+            "rule": [answers.rule.get(row) for row in rows],
             "reasons": ["; ".join(answers.reasons.get(row, [])) for row in rows],
             "repaired": ["; ".join(f"{f}:{t}" for f, t in fields.items()) for fields in repaired],
             "error": [e.message if (e := self.errors.get(row)) else None for row in rows],
@@ -63,6 +64,8 @@ class Answered:
                 name: column[row] for name, column in zip(names, answers.values, strict=True)
             }
         said["served_by"] = self._rung(row)
+        if row in answers.rule:
+            said["rule"] = answers.rule[row]
         if row in answers.repaired:
             said["repaired"] = answers.repaired[row]
         if row in answers.reasons:
