@@ -28,6 +28,8 @@ SHIPPED = Path(__file__).parent.parent / "models" / "shipped"
 LATER_ROWS = 50_000
 COUNTED_ROWS = 10_000
 LIST_ROWS = 1_000
+PATIENT = {"Keelmark-Deadline-Ms": "60000"}
+"""A long list on a busy machine may take longer than four times the objective."""
 Table = Any
 """A pandas table or column; pandas types only a part of what it returns."""
 
@@ -58,7 +60,7 @@ def predicted(server: Server, model: str, records: list[dict[str, Any]]) -> list
     """Answers to all records, sent in lists."""
     items: list[dict[str, Any]] = []
     for start in range(0, len(records), LIST_ROWS):
-        answer = server.predict(model, records[start : start + LIST_ROWS])
+        answer = server.predict(model, records[start : start + LIST_ROWS], **PATIENT)
         assert answer.status == 200, answer.body
         items += answer.body["predictions"]
     return items
@@ -240,7 +242,7 @@ def test_one_bad_row_of_a_list_leaves_the_others_as_they_are_alone(
 ) -> None:
     records = records_of(later.head(100))
     records[42] = {**records[42], "distance": "far"}
-    items = server.predict("flights", records).body["predictions"]
+    items = server.predict("flights", records, **PATIENT).body["predictions"]
     assert items[42]["error"]["code"] == "rejected_record"
     assert items[42]["error"]["fields"][0]["field"] == "distance"
     for index, record in enumerate(records):
@@ -306,7 +308,7 @@ def shape_counts(
     shape: dict[str, Any], rows: Table, items: list[dict[str, Any]], vocabulary: Any
 ) -> dict[str, int]:
     if shape["subject"] == "output":
-        values = pd.Series([item["prediction"] for item in items])
+        values = pd.Series([i["prediction"] for i in items if i["served_by"] == "model"])
         return interval_counts(values, shape["bins"]["edges"])
     column = rows[shape["of"]]
     if shape["part"] == "hour":

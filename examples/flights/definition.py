@@ -58,3 +58,16 @@ flights = FeatureSet(
         "visib": visib.impute("median"),
     },
 )
+
+baseline = FeatureSet(
+    "flights-baseline",
+    version=1,
+    features={
+        "hour": leaves.hour().standardize(),
+        "weekday": leaves.weekday().one_hot(range(7)),
+        "carrier": carrier.one_hot(),
+        "origin": origin.one_hot(),
+        "dest_late": dest.target_mean(smoothing=50).standardize(),
+    },
+)
+"""What is known months before: it answers when the weather is not."""
