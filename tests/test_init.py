@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 import yaml
 
-from server.cli import main
+from server.cli import app, main
 from server.cli.exits import DONE, USAGE
 from server.starter import libraries
 from server.starter.columns import Column, LeftOut, Survey, explained, survey
@@ -121,6 +123,26 @@ def test_a_project_without_a_table_does_what_its_workflow_says(init: Init, tmp_p
     assert answer.body["served_by"] == "model"
     assert early.body["reasons"] == ["check:ordered_at_first"]
     assert early.body["served_by"] == "baseline"
+
+
+def test_the_readme_of_a_project_names_what_is_there(init: Init, tmp_path: Path):
+    init("deliveries")
+    project = tmp_path / "deliveries"
+    readme = (project / "README.md").read_text()
+    assert "@@" not in readme
+    named = re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE)
+    assert {"definition.py", "fallback.py", "train.py"} <= set(named)
+    assert [name for name in named if not (project / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", ["docs/getting-started.md", "server/starter/templates/README.md"])
+def test_commands_that_are_shown_exist(path: str):
+    lines = re.findall(r"^keelmark (\w+)(.*)$", (ROOT / path).read_text(), re.MULTILINE)
+    assert {name for name, _ in lines} >= {"verify", "serve", "publish"}
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    for name, rest in lines:
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"--[\w-]+", rest.partition("#")[0])) <= known, rest
 
 
 def test_two_bundles_that_answer_otherwise_are_told_apart(tmp_path: Path):
