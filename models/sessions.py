@@ -9,6 +9,7 @@ from features.fields import Field
 from features.runtime import Session, Tensor
 from models.baseline import Baseline
 from models.errors import BundleCorrupt
+from models.external_data import has_external_data
 from models.integrity import Contents, check_unchanged
 from models.manifest import AGAIN, BASELINE, MANIFEST, MODEL, OutputSpec
 
@@ -88,6 +89,7 @@ def _same_width(given: Tensor, spec: OutputSpec) -> bool:
 
 
 def _opened(where: str, folder: Path, contents: Contents, name: str) -> Session:
+    _check_alone(where, folder, name)
     try:
         session = Session(folder / name)
     except Exception as error:
@@ -99,3 +101,16 @@ def _opened(where: str, folder: Path, contents: Contents, name: str) -> Session:
         ) from error
     check_unchanged(folder, contents, name)
     return session
+
+
+def _check_alone(where: str, folder: Path, name: str) -> None:
+    """Refuses a model that has onnxruntime read other files: the manifest does not know them."""
+    try:
+        is_alone = not has_external_data(folder / name)
+    except (ValueError, OSError) as error:
+        raise BundleCorrupt(f"{where}: {name} is no ONNX model: {error}; {AGAIN}") from error
+    if not is_alone:
+        raise BundleCorrupt(
+            f"{where}: {name} has constants in other files, and a bundle's model is one file; "
+            f"{AGAIN}, which reads them in"
+        )
