@@ -1,6 +1,7 @@
 """Rules: what they see, when they match, and everything that they may not say."""
 
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from models.ladder import RULES
 from models.manifest import OutputSpec, Rule
 from models.outputs import check_answer
 from models.policies import repair
-from models.rules import FUNCTIONS, MOST_RULES, Rules
+from models.rules import FUNCTIONS, MOST_ADDITIONS, MOST_CHARACTERS, MOST_RULES, Rules
 from tests.rungs import BAD, DEFAULT, FITTED, GOOD, LOST, SMALL, compiled, encoded, ladder, said
 
 
@@ -321,6 +322,47 @@ def test_what_they_may_call_is_there(name: str):
     }
     of_time = f"{moment}.{name}() >= 0" if name.startswith("get") else f"{moment} == {moment}"
     assert matches(calls.get(name, of_time))
+
+
+def joined(part: str, sign: str, around: str = "{}") -> str:
+    """As many parts as a rule has room for."""
+    count = (MOST_CHARACTERS - len(around) + 2 + len(sign)) // (len(part) + len(sign))
+    return around.format(sign.join([part] * count))
+
+
+LONGEST = "\U0001f600" * 2_000
+
+
+@pytest.mark.parametrize(
+    ("when", "text"),
+    [
+        ("size(" + "+".join(["r.colour"] * (MOST_ADDITIONS + 1)) + ") < 1", LONGEST),
+        (joined("duration(r.colour) > duration('1s')", "||"), "1.1ns" * 204 + "x"),
+        (joined("int(r.colour) > 1", "||"), "1" * 1_024),
+        (joined("r.colour.contains('xy')", "||"), "x" * 1_024),
+        (joined("r.colour < r.colour", "||"), LONGEST),
+        (joined("r.colour", ",", "'x' in [{}]"), LONGEST),
+        (joined("string(r.size)", ",", "'x' in [{}]"), "red"),
+        ("!" * 960 + "true && 1.0 > r.weight", LONGEST),
+    ],
+)
+def test_the_slowest_that_can_be_written_end_soon(when: str, text: str):
+    """Half a millisecond each; ten times that is allowed, for machines that are busy."""
+    record = {**GOOD, "colour": text}
+    request, rules = encoded(record), compiled(rule(when))
+    taken: list[float] = []
+    for _ in range(7):
+        began = time.perf_counter()
+        assert rules.first(request.rows[0], request.flags[0], record, "deadline")[0] == 1
+        taken.append(time.perf_counter() - began)
+    assert min(taken) < 5e-3
+
+
+def test_more_additions_than_allowed_are_refused():
+    when = "+".join(["r.size"] * (MOST_ADDITIONS + 1)) + " > 0.0 && reason != '+++'"
+    assert matches(when)
+    with pytest.raises(ValueError, match="adds 21 times, at most 20"):
+        compiled(rule("1.0 + " + when))
 
 
 def test_as_many_as_are_allowed():
