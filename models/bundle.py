@@ -30,6 +30,7 @@ from models.manifest import (
     FEATURES,
     GOLDEN,
     MANIFEST,
+    NO_JSON,
     REFERENCE,
     BaselineInfo,
     Fallback,
@@ -194,7 +195,7 @@ def _features(contents: Contents, where: str) -> tuple[Fitted | None, TensorInpu
     check_format(content, what=what)
     try:
         fitted = Fitted.from_json(msgspec.json.decode(content))
-    except FeatureError as error:
+    except (FeatureError, *NO_JSON) as error:
         raise BundleCorrupt(f"{what}: {error}; {AGAIN}") from error
     bound = contents.manifest.features
     if fitted.features_digest != bound.features_digest:
@@ -209,7 +210,7 @@ def _features(contents: Contents, where: str) -> tuple[Fitted | None, TensorInpu
 def _tensor_inputs(content: bytes, what: str) -> TensorInputs:
     try:
         return msgspec.json.decode(content, type=TensorInputs)
-    except msgspec.MsgspecError as error:
+    except NO_JSON as error:
         raise BundleCorrupt(f"{what} does not follow its schema: {error}; {AGAIN}") from error
 
 
@@ -322,5 +323,5 @@ def _ladder(
             baseline=baseline,
             rules=rules,
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BundleCorrupt(f"{where}: {FALLBACK} cannot be used: {error}; {AGAIN}") from error

@@ -353,6 +353,9 @@ class TensorInputs(Strict, frozen=True, kw_only=True):
 
 T = TypeVar("T", bound=Struct)
 
+NO_JSON: Final = (msgspec.MsgspecError, RecursionError)
+"""What decoding raises; the second for lists in lists without end."""
+
 
 class _Format(Struct):
     format: Any = None
@@ -368,7 +371,7 @@ def read(kind: type[T], content: bytes, *, what: str) -> T:
     check_format(content, what=what)
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except NO_JSON as error:
         raise BundleCorrupt(f"{what} does not follow its schema: {error}; {AGAIN}") from error
 
 
@@ -376,7 +379,7 @@ def check_format(content: bytes, *, what: str) -> None:
     """Refuses what is no JSON object, and any format but 1."""
     try:
         found = msgspec.json.decode(content, type=_Format).format
-    except msgspec.MsgspecError as error:
+    except NO_JSON as error:
         raise BundleCorrupt(f"{what} is not a JSON object ({error}); {AGAIN}") from error
     if found is True or found != FORMAT:
         raise FormatUnknown(

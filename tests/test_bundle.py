@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import weakref
@@ -187,6 +188,41 @@ def test_a_file_that_is_not_what_its_name_says(folder: Path, name: str, content:
     if name != MANIFEST:
         relisted(folder, name)
     refused(folder, BundleCorrupt, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("manifest.json", "description"),
+        ("features.json", "spec"),
+        ("fallback.json", "default"),
+        ("golden.json", "rows"),
+        ("reference.json", "troubles"),
+    ],
+)
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_lists_in_lists_without_end(folder: Path, name: str, key: str, depth: int):
+    content = (folder / name).read_bytes()
+    start = f'"{key}":'.encode()
+    assert start in content
+    deep = start + b"[" * depth + b"]" * depth + b', "x":'
+    (folder / name).write_bytes(content.replace(start, deep, 1))
+    if name != MANIFEST:
+        relisted(folder, name)
+    refused(folder, BundleCorrupt, name)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+def test_an_answer_of_lists_in_lists(folder: Path, depth: int):
+    (folder / "fallback.json").write_bytes(
+        re.sub(
+            rb'"probability": *[0-9.]+',
+            b'"probability":' + b"[" * depth + b"]" * depth,
+            (folder / "fallback.json").read_bytes(),
+        )
+    )
+    relisted(folder, "fallback.json")
+    refused(folder, BundleCorrupt, "fallback.json")
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "fallback.json", "golden.json", "reference.json"])
