@@ -16,6 +16,9 @@ KIND: Final = "features"
 DOCUMENTATION: Final = ("description", "example")
 """Entries of a field that tell people something and change no value: not part of the digest."""
 
+MOST_COLUMNS: Final = 10_000
+"""Of one `onnx_op`."""
+
 
 def spec_json(fields: Sequence[Field], features: Mapping[str, Expression]) -> dict[str, Any]:
     """Everything declared."""
@@ -130,11 +133,19 @@ def check_feature(name: str, expression: Any) -> None:
 
 
 def check_columns(features: Mapping[str, Expression]) -> None:
-    """Refuses a feature with the name of another's column: `hour_sin` beside `hour().cyclic()`."""
+    """Refuses a feature with the name of another's column: `hour_sin` beside `hour().cyclic()`.
+
+    Refuses too what says that it has columns without end: their names would fill the memory.
+    """
     for name, expression in features.items():
         ends = ["sin", "cos"] if expression.op == "cyclic/1" else []
         if expression.op == "onnx_columns/1":
-            ends = list(map(str, range(expression.params["width"])))
+            width = expression.params["width"]
+            if type(width) is not int or not 1 < width <= MOST_COLUMNS:
+                raise DeclarationError(
+                    f"feature {name!r}: width={width!r}; use 2 to {MOST_COLUMNS:,} columns"
+                )
+            ends = list(map(str, range(width)))
         if taken := [other for end in ends if (other := f"{name}_{end}") in features]:
             raise DeclarationError(
                 f"feature {name!r} has the columns {name}_{ends[0]} to {name}_{ends[-1]}; "

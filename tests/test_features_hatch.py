@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from features import DeclarationError, FeatureSet, Fitted, category, number, onnx_op
+from features.errors import FeaturesCorrupt
 from features.hatch import LARGEST_BYTES
 from features.ops.hatch import foreign_operators
 from features.runtime import Session
@@ -57,6 +58,15 @@ def test_a_column_of_another_feature_may_not_be_named_alike():
     turned = onnx_op(hatches.turned(), [x, y], width=2)
     with pytest.raises(DeclarationError, match="turned_0 to turned_1; rename feature 'turned_1'"):
         fit(turned=turned, turned_1=x)
+
+
+@pytest.mark.parametrize("width", [10_001, 10**15, 1, 0, -1, 2.0, "2", True, None])
+def test_a_file_cannot_have_columns_without_end(width: Any):
+    """Their names alone would fill the memory of whoever reads it."""
+    file = fit(turned=onnx_op(hatches.turned(), [x, y], width=2)).to_json()
+    file["spec"]["features"][0]["expression"]["width"] = width
+    with pytest.raises(FeaturesCorrupt, match="width"):
+        Fitted.from_json(file)
 
 
 def test_what_overflows_float32_on_the_way_in_is_infinite_there():
