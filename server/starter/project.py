@@ -20,7 +20,7 @@ FILES: Final = {
     "compare.py": "compare.py.txt",
     "definition.py": "definition.py.txt",
     "fallback.py": "fallback.py.txt",
-    "pyproject.toml": "pyproject.toml",
+    "pyproject.toml": "pyproject.toml.txt",
     "requirements.txt": "requirements.txt",
     "table.py": "table.py.txt",
     "train.py": "train.py.txt",
