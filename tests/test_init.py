@@ -24,9 +24,10 @@ import yaml
 from server.cli import app, main
 from server.cli.exits import DONE, USAGE
 from server.starter import libraries
-from server.starter.columns import Column, LeftOut, Survey, explained, survey
+from server.starter.columns import Column, LeftOut, Survey, survey
 from server.starter.project import FILES
 from server.starter.reading import read_table
+from server.starter.target import explained
 from tests.serving import serving
 
 ROOT = Path(__file__).parent.parent

@@ -2,9 +2,10 @@
 
 from typing import Any, Final
 
-from server.starter.columns import Survey, Target
+from server.starter.columns import Survey
 from server.starter.libraries import Library
 from server.starter.source import literal
+from server.starter.target import Target
 
 _TARGETS: Final = {
     "binary": '''\

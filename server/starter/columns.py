@@ -9,7 +9,7 @@ import keyword
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from server.starter.compute import pc
 from server.starter.errors import StarterError
 from server.starter.reading import TableFile, is_code_name
-from server.starter.source import literal
+from server.starter.target import Target, explained, read_target
 
 FEW_LEVELS: Final = 20
 """Categories up to this size get a column for each text."""
 MOST_LEVELS: Final = 1_000
-MOST_CLASSES: Final = 20
 MOST_STEPS: Final = 31
 ID_SHARE: Final = 0.95
 """Whole numbers of which so many are different look like ids, texts half of it."""
@@ -81,23 +80,6 @@ class LeftOut:
 
     name: str
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is predicted.
-
-    Attributes:
-        task: `binary`, `classes` or `value`.
-        positive: the value that counts as yes, of a binary one, as Python code.
-        values: float64 (n, 1), or an indicator column for each class.
-    """
-
-    name: str
-    task: str
-    positive: str = ""
-    classes: tuple[Any, ...] = ()
-    values: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,38 +176,7 @@ def _check_time(rows: Any, name: str) -> None:
         )
 
 
-# the target
-
-
-def read_target(rows: Any, name: str) -> Target:
-    """What a column can be predicted as.
-
-    Raises:
-        StarterError: one value only, too many texts, or a type that is none of a target.
-    """
-    column = rows[name]
-    found = sorted(pc.unique(column).to_pylist())
-    if len(found) < 2:
-        raise StarterError(
-            f"--target {name}: it is {found[0] if found else 'null'!r} in every row; there is "
-            "nothing to learn"
-        )
-    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    if len(found) == 2:
-        values = pc.equal(column, pa.scalar(found[1], column.type)).to_numpy().astype(float)
-        return Target(name, "binary", literal(found[1]), tuple(found), values[:, None])
-    if is_number:
-        return Target(name, "value", values=column.cast(pa.float64()).to_numpy()[:, None])
-    if not pa.types.is_string(column.type) or len(found) > MOST_CLASSES:
-        raise StarterError(
-            f"--target {name}: it has {len(found)} different values such as {found[0]!r}; expected "
-            f"numbers, or at most {MOST_CLASSES} classes"
-        )
-    codes = np.asarray(pc.index_in(column, pa.array(found)).to_numpy())
-    return Target(name, "classes", "", tuple(found), np.eye(len(found))[codes])
-
-
-# the other columns
+# the columns
 
 
 def _variable(name: str, taken: set[str]) -> str:
@@ -303,23 +254,6 @@ class _Seen:
 
 def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
-
-
-def explained(groups: NDArray[np.int64], target: NDArray[np.float64]) -> float:
-    """Share of the target's variance between groups, 0 to 1 (eta squared), mean of its columns.
-
-    Args:
-        groups: of each row, 0 to k - 1, int64 (n,).
-        target: float64 (n, columns).
-    """
-    counts = np.bincount(groups)
-    total = target.var(axis=0) * len(target)
-    sums = np.stack([np.bincount(groups, column) for column in target.T], axis=1)
-    means = sums / np.maximum(counts, 1)[:, None]
-    between = (counts[:, None] * (means - target.mean(axis=0)) ** 2).sum(axis=0)
-    # A group costs a degree of freedom: many small groups explain anything.
-    chance = (len(counts) - 1) / max(1, len(target) - 1)
-    return float(np.mean(between / np.maximum(total, 1e-300))) - chance
 
 
 def _groups_of_levels(values: Any) -> NDArray[np.int64]:
