@@ -14,9 +14,8 @@ from features.expressions import Boolean
 from features.reading import text_of
 from models.declared import plain_answer
 from models.errors import PackingError
-from models.manifest import Check, CheckPolicy, OutputSpec, Rule
+from models.manifest import CONDITION_NAME, Check, CheckPolicy, OutputSpec, Rule
 
-NAME: Final = re.compile(r"[a-z0-9_]{1,64}")
 CHECK_KEYS: Final = ("holds", "policy", "example")
 RULE_KEYS: Final = ("name", "when", "outputs", "example")
 
@@ -57,7 +56,7 @@ def read_checks(given: GivenChecks | None, *, has_baseline: bool) -> tuple[Decla
 
 def _read(name: str, given: Boolean | Mapping[str, Any], usual: CheckPolicy) -> DeclaredCheck:
     where = f"check {name!r}"
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(CONDITION_NAME, name):
         raise PackingError(
             f"{where}: its name must be 1 to 64 lower-case letters, digits or _, as answers and "
             "metrics show it"
@@ -76,7 +75,9 @@ def _read(name: str, given: Boolean | Mapping[str, Any], usual: CheckPolicy) -> 
         raise PackingError(
             f"{where}: {policy!r} is not a policy of checks; use {list(get_args(CheckPolicy))}"
         )
-    check = Check(name=name, expression=expression.to_json(), text=text_of(expression), policy=policy)
+    check = Check(
+        name=name, expression=expression.to_json(), text=text_of(expression), policy=policy
+    )
     return DeclaredCheck(check, expression, _example(where, entries))
 
 

@@ -29,6 +29,8 @@ OPTIONAL: Final = (BASELINE,)
 
 MODEL_NAME: Final = r"[a-z0-9][a-z0-9_-]{0,63}"
 VERSION: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+CONDITION_NAME: Final = r"[a-z0-9_]{1,64}"
+"""Of a check or a rule."""
 
 ClassName = str | int | bool
 Dtype = Literal["float32", "float64", "int64", "string", "bool"]
@@ -239,7 +241,7 @@ class Policy(Strict, frozen=True, kw_only=True, omit_defaults=True):
 class Check(Strict, frozen=True, kw_only=True):
     """A condition across fields, computed in the graph; `policy` applies where it is false."""
 
-    name: str
+    name: Annotated[str, Meta(pattern=f"^{CONDITION_NAME}$")]
     expression: dict[str, Any]
     """A boolean expression over the fields, in its JSON form."""
     text: str
@@ -253,7 +255,7 @@ class Rule(Strict, frozen=True, kw_only=True):
     `outputs` has a value for every output; `class_probabilities` may be null.
     """
 
-    name: str
+    name: Annotated[str, Meta(pattern=f"^{CONDITION_NAME}$")]
     when: str
     outputs: dict[str, Any]
 

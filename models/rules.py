@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from features.fields import FLAG_NAMES, Field
 from features.normalization import normalizer
-from models.manifest import OutputSpec, Rule
+from models.manifest import CONDITION_NAME, OutputSpec, Rule
 from models.outputs import check_answer
 from models.vocabulary import DEFAULT_RULE
 
@@ -268,6 +268,7 @@ def _compiled(engine: Any, rule: Rule, fields: Sequence[str]) -> Condition:
     _check_variables(where, tokens, program)
     reads = [_read(where, tokens, place, fields) for place in _variables(tokens, "r")]
     flags = [_read(where, tokens, place, fields) for place in _variables(tokens, "flag")]
+    _check_nulls(where, tokens, reads)
     return Condition(
         program=program,
         fields=frozenset(read.field for read in reads),
@@ -354,6 +355,16 @@ def _read(where: str, tokens: Sequence[Token], place: int, fields: Sequence[str]
     return Read(name, after or before)
 
 
+def _check_nulls(where: str, tokens: Sequence[Token], reads: Sequence[Read]) -> None:
+    """Refuses null beside anything but a field: such a rule would never match, and not say so."""
+    nulls = sum(token == Token("name", "null") for token in tokens)
+    if nulls > sum(read.is_compared_with_null for read in reads):
+        raise ValueError(
+            f"{where} compares null with something else than a field; write `r.distance == null`, "
+            "or `!=`, without parentheses around the field"
+        )
+
+
 def _is_plain_text(text: str) -> bool:
     return re.fullmatch(r"""'[^'\\]*'|"[^"\\]*\"""", text) is not None
 
@@ -367,8 +378,11 @@ def _check_names(names: Sequence[str]) -> None:
             f"rules are named {twice or [DEFAULT_RULE]}; each needs a name of its own, and "
             f"{DEFAULT_RULE!r} is the last one, which always answers"
         )
-    if "" in names:
-        raise ValueError("a rule has no name; answers and counts tell rules apart by theirs")
+    if unfit := [name for name in names if not re.fullmatch(CONDITION_NAME, name)]:
+        raise ValueError(
+            f"a rule is named {unfit[0][:80]!r}; a name is 1 to 64 lower-case letters, digits or "
+            "_, as answers and metrics show it"
+        )
 
 
 def _default(
