@@ -28,3 +28,16 @@ def oldest_python() -> Path:
         assert "CI" not in os.environ, f"{python} is missing; `make test` sets it up"
         pytest.skip(f"no onnxruntime 1.20 at {python}; `make test` sets it up")
     return python
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the small bundle `tiny`, packed once; tests that write have stores of their own.
+
+    Tests of other bundles have a fixture of this name nearer to them.
+    """
+    from tests.tiny import pack_tiny
+
+    folder = tmp_path_factory.mktemp("store")
+    pack_tiny(folder)
+    return folder

@@ -158,6 +158,7 @@ def server_over(store: Path, folder: Path, **settings: Any) -> Generator[Client]
     errors: list[BaseException] = []
 
     async def serve() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         serving = Serving(given, folder)
         clients.append(Client(serving, asyncio.get_running_loop()))
         try:

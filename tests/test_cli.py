@@ -65,13 +65,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    pack_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def folder(store: Path) -> Path:
     return store / NAME / "1"
 

@@ -25,17 +25,10 @@ from server.runtime import configured, make_route
 from server.settings import Settings, SettingsError
 from tests.in_thread import Client, Response, post, server_over
 from tests.open_loop import open_loop
-from tests.tiny import GOOD, NAME, pack_tiny
+from tests.tiny import GOOD, NAME
 
 PATH = f"/predict/{NAME}"
 LABELS = f'model="{NAME}",version="1"'
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    pack_tiny(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,6 @@ SHARED = ("model", "version", "request_id", "prediction_id")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    pack_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with server_over(store, tmp_path_factory.mktemp("state"), **LIMITS) as client:
         yield client

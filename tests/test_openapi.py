@@ -22,16 +22,9 @@ from server.openapi import codes_of, field_schema
 from server.protocols.predict import STATUS
 from tests.in_thread import Client, get, server_over
 from tests.packed import CHECKS, full_bundle
-from tests.tiny import GOOD, NAME, pack_tiny
+from tests.tiny import GOOD, NAME
 
 PATH = f"/predict/{NAME}"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    pack_tiny(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

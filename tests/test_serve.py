@@ -29,13 +29,6 @@ from tests.test_tensor_packing import EXAMPLES, two_inputs
 from tests.tiny import GOOD, NAME, SECRET, pack_tiny
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    pack_tiny(folder)
-    return folder
-
-
 def keelmark(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "keelmark", *map(str, arguments)],
