@@ -4,9 +4,27 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Final
 
+MOST_MARKS: Final = 30
+"""Combining marks in a row that are still a character: the limit of Unicode's Stream-Safe Text
+Format (UAX #15)."""
+
 
 def _nfc(text: str) -> str:
+    """NFC, but a text with more marks in a row than any language has stays as it is.
+
+    Putting n marks into their order takes n² steps: 11 s for a text of 80 kB.
+    """
+    if len(text) > MOST_MARKS and not text.isascii() and _most_marks(text) > MOST_MARKS:
+        return text
     return unicodedata.normalize("NFC", text)
+
+
+def _most_marks(text: str) -> int:
+    most = marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        most = max(most, marks)
+    return most
 
 
 NORMALIZATIONS: Final[dict[str, Callable[[str], str]]] = {

@@ -1,5 +1,6 @@
 """Odd but honest input: constants, decimals, instants, empty columns, numpy numbers."""
 
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -19,6 +20,7 @@ from features import (
     timestamp,
     timestamps,
 )
+from features.fields import FLAG_NAMES
 from features.timestamps import LONGEST, timestamp_parser
 
 
@@ -116,3 +118,26 @@ def test_equality_is_never_decided_while_features_are_declared() -> None:
 def test_a_slip_of_the_pen_is_told(declare: Any, hint: str) -> None:
     with pytest.raises(DeclarationError, match=hint):
         declare()
+
+
+def test_no_text_of_a_caller_takes_long_to_normalize() -> None:
+    """Combining marks in the wrong order, which take as many steps as their square."""
+    features = FeatureSet(
+        "f", version=1, features={"x": category("x", normalize=["nfc"]).one_hot()}
+    )
+    words = ["e\u0301", "a" + "\u0316" * 15 + "\u0300" * 15]
+    fitted = features.fit({"x": words}, quiet=True)
+    swapped = "a" + "\u0300" * 15 + "\u0316" * 15
+    texts = [
+        "\u00e9",
+        "x" * 40 + "e\u0301",
+        swapped,
+        swapped + "\u0300",
+        "a" + "\u0300\u0316" * 10**5,
+    ]
+    began = time.perf_counter()
+    records = fitted.encode_records([{"x": text} for text in texts])
+    assert time.perf_counter() - began < 2
+    flags = [FLAG_NAMES[flag] for flag in records.flags[:, 0]]
+    assert flags == ["ok", "unknown", "ok", "unknown", "unknown"]
+    assert fitted.encode_table({"x": texts}).rows.tolist() == records.rows.tolist()
