@@ -292,7 +292,8 @@ def _accepted_of(field: Field, given: Sequence[str] | None) -> tuple[Trouble, ..
 def matched(converted: Converted, outputs: Sequence[OutputSpec]) -> Converted:
     """The model with exactly these outputs, by their names, in their order.
 
-    An output is found by its name, else by its kind; floats are brought to the other width.
+    An output is found by its name, else by its kind, where only one is of it; floats are brought
+    to the other width.
 
     Raises:
         PackingError: one is missing, or means something else.
@@ -313,12 +314,15 @@ def matched(converted: Converted, outputs: Sequence[OutputSpec]) -> Converted:
 def _source(converted: Converted, wanted: OutputSpec, outputs: Sequence[OutputSpec]) -> OutputSpec:
     """The output of the baseline that is to be `wanted`."""
     theirs = {spec.name: spec for spec in converted.outputs}
-    taken = {spec.name for spec in outputs}
-    free = (spec for name, spec in theirs.items() if name not in taken and spec.kind == wanted.kind)
-    found = theirs.get(wanted.name) or next(free, None)
+    names = {spec.name for spec in outputs}
+    free = [spec for spec in theirs.values() if spec.name not in names and spec.kind == wanted.kind]
+    nameless = [spec for spec in outputs if spec.name not in theirs and spec.kind == wanted.kind]
+    found = theirs.get(wanted.name) or next(iter(free), None)
+    there = f"its outputs are {[f'{spec.name} ({spec.kind})' for spec in converted.outputs]}"
     if found is None:
-        there = [f"{spec.name} ({spec.kind})" for spec in converted.outputs]
-        reason = f"its outputs are {there}"
+        reason = there
+    elif wanted.name not in theirs and (len(free) > 1 or len(nameless) > 1):
+        reason = f"{there}, of which several could be meant; give them the model's names"
     else:
         reason = _unlike(found, wanted)
     if found is None or reason:

@@ -239,22 +239,30 @@ class Store:
                 f"immutable; choose another version than {self.versions(name)}"
             )
 
-    def check_definition(self, features: FeaturesIdentity, spec: dict[str, Any]) -> None:
+    def check_definition(
+        self, features: FeaturesIdentity, spec: dict[str, Any] | None = None
+    ) -> None:
         """Refuses a feature label that names another definition in this store.
 
+        Args:
+            features: of a model or of a baseline.
+            spec: the definition, to show the difference; of a baseline a bundle has the digest
+                alone.
+
         Raises:
-            DefinitionChanged: with the difference.
+            DefinitionChanged: a model or a baseline of the store has the label.
         """
         for name, version, manifest in self._manifests():
-            other = manifest.features
-            if other.label != features.label or other.spec_digest == features.spec_digest:
-                continue
-            difference = spec_difference(_spec_of(self.root / name / version), spec)
-            raise DefinitionChanged(
-                f"features {features.label} of {name}/{version} are defined otherwise:\n  "
-                + "\n  ".join(difference)
-                + "\nA label names one definition: raise the version of the feature set."
-            )
+            digests = _digests_apart(manifest.features, features)
+            if digests:
+                if spec is not None:
+                    digests = spec_difference(_spec_of(self.root / name / version), spec)
+                raise _changed(f"features {features.label} of {name}/{version}", digests)
+            simple = manifest.baseline
+            if simple is not None and (digests := _digests_apart(simple.features, features)):
+                raise _changed(
+                    f"features {features.label} of the baseline of {name}/{version}", digests
+                )
 
     def _manifests(self) -> Iterator[tuple[str, str, Manifest]]:
         if not self.root.is_dir():
@@ -298,6 +306,8 @@ class Store:
             self.check_free(manifest.name, manifest.version)
             if manifest.features.label:
                 self.check_definition(manifest.features, _spec_of(folder))
+            if manifest.baseline is not None:
+                self.check_definition(manifest.baseline.features)
             folder.rename(target)
             _sync(target.parent)
             _sync(self.root)  # the model's own folder may be new
@@ -319,6 +329,21 @@ def _checked(text: Any, pattern: str, what: str) -> str:
     if not re.fullmatch(pattern, text):
         raise PackingError(f"{text!r} is not a {what}; it must match {pattern}")
     return text
+
+
+def _digests_apart(other: FeaturesIdentity, features: FeaturesIdentity) -> list[str]:
+    """One line if both have one label and two definitions."""
+    if other.label != features.label or other.spec_digest == features.spec_digest:
+        return []
+    return [f"spec_digest was {other.spec_digest[:12]}…, is {features.spec_digest[:12]}…"]
+
+
+def _changed(what: str, difference: list[str]) -> DefinitionChanged:
+    return DefinitionChanged(
+        f"{what} are defined otherwise:\n  "
+        + "\n  ".join(difference)
+        + "\nA label names one definition: raise the version of the feature set."
+    )
 
 
 def _previous(now: LiveWish | None, version: str) -> str | None:

@@ -1,5 +1,6 @@
 """A baseline in a bundle: it reads the model's row and gives the model's outputs, or is refused."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import lightgbm as lgb
 import numpy as np
 import onnx
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
 from features import boolean, category, number
@@ -155,6 +158,41 @@ def test_a_float_of_another_width_is_cast():
 def test_outputs_that_the_model_has_not_are_left_out():
     label = convert(logistic("kind"), simple_features()[1].shape[1]).outputs[:1]
     assert compiled(logistic("kind"), label).session.outputs == ("label", "features")
+
+
+def two_values() -> OnnxModel:
+    """Outputs `p` and `q`, a sum and its opposite."""
+    width = len(simple_features()[0].feature_names)
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axis"], ["p"], keepdims=0),
+        helper.make_node("Neg", ["p"], ["q"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "pq"],
+        [numpy_helper.from_array(np.array([1]), "axis")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return OnnxModel(model, outputs={"p": "value", "q": "value"})
+
+
+def values(*names: str) -> tuple[OutputSpec, ...]:
+    return tuple(OutputSpec(name=name, kind="value", dtype="float32") for name in names)
+
+
+def test_outputs_of_one_kind_are_told_apart_by_their_names():
+    high, low = compiled(two_values(), values("q", "p")).run(encoded()).values
+    assert (high == -low).all()
+    (other, named) = compiled(two_values(), values("p", "other")).run(encoded()).values
+    assert (other == -named).all(), "one is left for the one that has no name"
+
+
+@pytest.mark.parametrize("names", [("low", "high"), ("low",)])
+def test_outputs_that_could_be_several_are_refused(names: tuple[str, ...]):
+    with pytest.raises(PackingError, match="several could be meant; give them the model's names"):
+        compiled(two_values(), values(*names))
 
 
 def vector_model() -> OnnxModel:
@@ -321,3 +359,32 @@ def test_one_that_is_the_model_itself_is_warned_of(store: Path):
     ):
         packed(store, baseline=(trained()[0], booster()), decision="classes")
     assert Path(caught[0].filename).name == "packed.py", "where pack is called"
+
+
+def test_a_baselines_label_names_one_definition_too(store: Path):
+    """Beside other baselines, and beside the features of models."""
+    x, y = simple_features()[1], trips()["late"]
+    packed(store, "1", baseline=(simple_features()[0], LogisticRegression().fit(x, y)))
+    other = FeatureSet("trips-simple", version=1, features={"d": SIMPLE_FEATURES["distance"]})
+    fitted, columns = other.fit_transform(trips(), quiet=True)
+    with pytest.raises(DefinitionChanged, match="trips-simple@1 of the baseline of trips/1"):
+        packed(store, "2", baseline=(fitted, LogisticRegression().fit(columns, y)))
+    with pytest.raises(DefinitionChanged, match=r"spec_digest was \w{12}…, is \w{12}"):
+        packed(store, "2", features=fitted, model=LogisticRegression().fit(columns, y))
+
+
+def test_a_published_baselines_label_names_one_definition_too(store: Path, bundle: Bundle):
+    full_bundle(store)
+    home = Store(store)
+    assert bundle.manifest.baseline is not None
+    identity = structs.replace(bundle.manifest.baseline.features, spec_digest="0" * 64)
+    changed = structs.replace(
+        bundle.manifest,
+        version="2",
+        baseline=structs.replace(bundle.manifest.baseline, features=identity),
+    )
+    with home.aside("trips", "2") as folder:
+        shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
+        with pytest.raises(DefinitionChanged, match="of the baseline of trips/1"):
+            home.publish(folder, changed)
+    assert home.versions("trips") == ["1"]
