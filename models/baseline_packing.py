@@ -20,6 +20,7 @@ from features.ops.base import Context, Plan
 from features.ops.hatch import foreign_operators
 from features.runtime import Session
 from features.spec import DOCUMENTATION
+from models.agreement import features_identity
 from models.baseline import Baseline
 from models.batches import TREE_SECONDS, probe, probe_model
 from models.cases import Cases
@@ -34,7 +35,6 @@ from models.manifest import BaselineInfo, Decision, ModelOrigin, OutputSpec, Tro
 from models.native_check import check_native
 from models.outputs import Decisions, ModelOutputs
 from models.policies import troubles_of
-from models.provenance import features_identity
 from models.training_rows import Rows
 
 PREFIX: Final = "baseline_"

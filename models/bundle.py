@@ -19,6 +19,7 @@ from features.errors import FeatureError
 from features.fields import Field
 from features.fitted import Fitted
 from features.runtime import Session
+from models.agreement import check_agreement
 from models.baseline import Baseline
 from models.errors import BundleCorrupt, FeaturesMismatch
 from models.integrity import Contents, verified
@@ -121,6 +122,7 @@ class Bundle:
         fields = () if fitted is None else fitted.fields
         manifest = contents.manifest
         _check_fit(where, manifest, fallback, golden, fields)
+        check_agreement(where, manifest, fallback, fitted)
         _check_lower_rungs(where, contents, fallback, fields)
         baseline = open_baseline(where, folder, contents, fields, batch_exact=batch_exact)
         return cls(

@@ -18,6 +18,7 @@ from msgspec import structs
 from features.errors import DeclarationError
 from features.fitted import Fitted
 from features.runtime import Session
+from models.agreement import features_identity
 from models.baseline_packing import (
     Accepts,
     CompiledBaseline,
@@ -68,7 +69,7 @@ from models.manifest import (
 from models.outputs import ModelOutputs
 from models.policies import FieldPolicies, resolve
 from models.progress import Steps
-from models.provenance import features_identity, training_facts, versions
+from models.provenance import training_facts, versions
 from models.proving import (
     answered_by_model,
     batch_exact,

@@ -14,22 +14,11 @@ from features import runtime
 from features.fitted import Fitted
 from models.convert import Converted
 from models.convert.graph import IR_VERSION, OPSET
-from models.manifest import FeaturesIdentity, Holdout, Training
+from models.manifest import Holdout, Training
 from models.slices import Slices
 from models.training_rows import Rows, fingerprint, time_range
 
 OLDEST_ONNXRUNTIME: Final = "1.20"
-
-
-def features_identity(features: Fitted) -> FeaturesIdentity:
-    """Definition and state, as the manifest has them."""
-    return FeaturesIdentity(
-        label=features.label,
-        identity=features.identity,
-        spec_digest=features.spec_digest,
-        state_digest=features.state_digest,
-        features_digest=features.features_digest,
-    )
 
 
 def training_facts(
