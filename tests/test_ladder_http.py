@@ -295,6 +295,38 @@ def test_where_the_model_raises_the_next_rung_answers(server: Client, name: str)
 
 
 @BOTH
+def test_a_request_for_which_the_model_raises_costs_those_beside_it_nothing(
+    server: Client, name: str
+):
+    others = ones(name)
+    cases = [*others[:20], (RAISES,), *others[20:]]  # it comes with some of them, and shares a run
+    said = [ORACLES[name].says(changes) for changes in cases]
+    counted = Counted(server, name)
+    with changed(server, name):
+        responses = alone(server, name, cases)
+    for changes, response, one in zip(cases, responses, said, strict=True):
+        assert_answer(response, one, what(changes))
+    counted.assert_grown(total(said))
+
+
+def test_requests_of_two_models_that_come_together_are_each_their_own(server: Client):
+    cases = [(name, changes) for name in ORACLES for changes in ones(name)]
+    random.Random(3).shuffle(cases)
+    counts = {name: Counted(server, name) for name in ORACLES}
+    for part in parts(cases, PIPELINED):
+        with server.connect() as connection:
+            bodies = [json.dumps(ORACLES[name].record(changes)).encode() for name, changes in part]
+            asked = zip(part, bodies, strict=True)
+            connection.send(
+                b"".join(post(f"/predict/{name}", body, PATIENT) for (name, _), body in asked)
+            )
+            for name, changes in part:
+                assert_answer(connection.receive(), ORACLES[name].says(changes), what(changes))
+    for name, counted in counts.items():
+        counted.assert_grown(total([ORACLES[own].says(each) for own, each in cases if own == name]))
+
+
+@BOTH
 def test_a_list_for_which_the_model_raises_is_answered_by_the_rungs_below(
     server: Client, name: str
 ):
