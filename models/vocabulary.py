@@ -77,9 +77,17 @@ EVENT_KINDS: Final = (
     "forced",
     "access_refused",
     "log_mended",
+    "worker_replaced",
+    "dealer_replaced",
 )
 """What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
 longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out."""
+
+WORKER_STATES: Final = ("starting", "ready", "leaving")
+"""Of a worker process: it opens its bundles; takes connections; gives them to others and ends."""
+
+REPLACEMENT_REASONS: Final = ("died", "stuck", "asked")
+"""Why a worker was replaced: it ended by itself, gave no sign of life, or somebody asked for it."""
 
 ACCESS: Final = ("viewer", "operator")
 """Who may do what on the ops port: a viewer reads, an operator changes, too. Metrics and health are

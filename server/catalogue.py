@@ -260,6 +260,40 @@ SERIES: Final = Metric(
     help="Series of this page whose name begins with keelmark_.",
 )
 
+WORKERS: Final = Metric(
+    name="keelmark_workers",
+    kind="gauge",
+    labels=("state",),
+    help="Worker processes by what they do: starting, ready, or leaving.",
+)
+WORKERS_REPLACED: Final = Metric(
+    name="keelmark_workers_replaced_total",
+    kind="counter",
+    labels=("why",),
+    help="Workers that were replaced: they died, were stuck, or somebody asked for it.",
+)
+WORKER_CONNECTIONS: Final = Metric(
+    name="keelmark_worker_connections",
+    kind="gauge",
+    labels=("slot",),
+    help="Open connections of each worker.",
+)
+WORKER_MEMORY: Final = Metric(
+    name="keelmark_worker_memory_bytes",
+    kind="gauge",
+    labels=("slot",),
+    unit="bytes",
+    help="Resident memory of each worker; what workers share is in each of them.",
+)
+WORKER_CPU: Final = Metric(
+    name="keelmark_worker_cpu_seconds_total",
+    kind="counter",
+    labels=("slot",),
+    help="Processor time of each worker slot, of all workers that it has had.",
+)
+OF_WORKERS: Final = (WORKERS, WORKERS_REPLACED, WORKER_CONNECTIONS, WORKER_MEMORY, WORKER_CPU)
+"""Only where there are workers."""
+
 METRICS: Final = (
     REQUESTS,
     ERRORS,
@@ -296,6 +330,7 @@ METRICS: Final = (
     MODEL_INFO,
     MODEL_LOADED,
     MODEL_TRAINED,
+    *OF_WORKERS,
     RENDER_SECONDS,
     SERIES,
 )

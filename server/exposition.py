@@ -89,14 +89,22 @@ class Exposition:
         self._http_series = HttpSeries(http[0])
         self._registry = _this_process() if registry is None else registry
 
-    def page(self, models: Iterable[Exposed], form: Format = TEXT) -> bytes:
-        """What has been counted up to now. Blocks for about a millisecond; writes no counter."""
+    def page(self, models: Iterable[Exposed], form: Format = TEXT, *more: Page) -> bytes:
+        """What has been counted up to now. Blocks for about a millisecond; writes no counter.
+
+        Args:
+            models: that are loaded.
+            form: of the page.
+            more: what else is to stand on it.
+        """
         began = perf_counter()
         exposed = list(models)
         pages = [each.page() for each in exposed]
         pages.append(self._http_series.render(read_http(self._http).tolist()))
+        pages += more
         rest = _written_by_client(self._registry, form)
         n_series = sum(each.series.n_series for each in exposed) + self._http_series.n_series
+        n_series += sum(lines.count("\n") for each in more for lines in each.values())
         pages.append(gauge(catalogue.SERIES, n_series + 2))  # with this one and the next
         pages.append(gauge(catalogue.RENDER_SECONDS, perf_counter() - began))
         return _together(pages, form).encode() + rest

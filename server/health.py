@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from server.breaker import CLOSED
-from server.routes import RouteTable
+from server.routes import AnyRoutes
 
 Question = Literal["live", "ready", "startup"]
 
@@ -32,7 +32,7 @@ class Health:
         return 200 if self.is_good else 503
 
 
-def readiness(phase: Phase, routes: RouteTable, required: Iterable[str] | None) -> Health:
+def readiness(phase: Phase, routes: AnyRoutes, required: Iterable[str] | None) -> Health:
     """Whether traffic should come: serving, and every required model is live.
 
     A breaker that is not closed and a forced rung are told and change nothing: lower rungs answer.
@@ -61,7 +61,7 @@ def startup(phase: Phase) -> Health:
     return Health(phase is not Phase.STARTING, {"started": phase is not Phase.STARTING})
 
 
-def _state_of(name: str, routes: RouteTable) -> dict[str, Any]:
+def _state_of(name: str, routes: AnyRoutes) -> dict[str, Any]:
     if route := routes.live.get(name):
         state: dict[str, Any] = {"state": "live", "version": route.bundle.version}
         if route.breaker.state != CLOSED:

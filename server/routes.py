@@ -5,12 +5,13 @@ is published meanwhile.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from models.bundle import Bundle
 from models.errors import RequestError
+from models.manifest import Manifest
 from models.planning import Forced
 from server.breaker import Breaker
 from server.cost import UNMEASURED_BELOW, UNREAD, ReadCost, RunCost
@@ -70,15 +71,53 @@ class Unavailable:
     why: str
 
 
+class Named(Protocol):
+    """What every bundle says of itself, opened or not."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def manifest(self) -> Manifest: ...
+
+
+class Stateful(Protocol):
+    """Whose breaker's state can be read."""
+
+    @property
+    def state(self) -> str: ...
+
+
+class Served(Protocol):
+    """What can be told of a route, in whatever process its bundle is open."""
+
+    @property
+    def bundle(self) -> Named: ...
+    @property
+    def breaker(self) -> Stateful: ...
+    @property
+    def forced(self) -> Forced | None: ...
+
+
+R = TypeVar("R", bound=Served)
+
+
 @dataclass(frozen=True, slots=True)
-class RouteTable:
-    """Live routes by model name, and the models that have none."""
+class Routes(Generic[R]):
+    """Live routes by model name, and the models that have none: a route table.
+
+    Where requests are answered it is a `RouteTable`; the supervisor, which answers none, has one of
+    routes that lead to its workers.
+    """
 
     generation: int = 0
-    live: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
+    live: Mapping[str, R] = field(default_factory=lambda: MappingProxyType({}))
     unavailable: Mapping[str, Unavailable] = field(default_factory=lambda: MappingProxyType({}))
 
-    def pick(self, model: str, version: str | None = None) -> Route:
+    def pick(self: "Routes[Route]", model: str, version: str | None = None) -> Route:
         """The route of a request.
 
         Raises:
@@ -103,16 +142,19 @@ class RouteTable:
             )
         return route
 
-    def with_route(self, route: Route) -> "RouteTable":
+    def with_route(self, route: R) -> Self:
         """The next table, in which `route` is live."""
         name = route.bundle.name
         unavailable = {n: u for n, u in self.unavailable.items() if n != name}
-        return RouteTable(self.generation + 1, {**self.live, name: route}, unavailable)
+        return self._next({**self.live, name: route}, unavailable)
 
-    def without(self, missing: Unavailable) -> "RouteTable":
+    def without(self, missing: Unavailable) -> Self:
         """The next table, in which a model has no route."""
         live = {name: route for name, route in self.live.items() if name != missing.model}
-        return RouteTable(self.generation + 1, live, {**self.unavailable, missing.model: missing})
+        return self._next(live, {**self.unavailable, missing.model: missing})
+
+    def _next(self, live: Mapping[str, R], unavailable: Mapping[str, Unavailable]) -> Self:
+        return replace(self, generation=self.generation + 1, live=live, unavailable=unavailable)
 
     def names(self) -> list[str]:
         """Every model that this server is meant to serve."""
@@ -134,3 +176,13 @@ class RouteTable:
             f"/models "
             "lists what is served."
         )
+
+
+class RouteTable(Routes[Route]):
+    """The table by which requests are routed."""
+
+    __slots__ = ()
+
+
+AnyRoutes = Routes[Any]
+"""Of whatever routes: what the planes read of them is `Served`."""

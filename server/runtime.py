@@ -10,7 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from features.runtime import version as onnxruntime_version
 from models.bundle import Bundle
@@ -31,7 +33,7 @@ from server.logs import Seldom, logger, where
 from server.notes import NoteWriter, notes_of
 from server.protocols.predict import AnswerWriter
 from server.regions import Counter, Region
-from server.routes import Route, RouteTable, Unavailable
+from server.routes import AnyRoutes, Named, Route, RouteTable, Unavailable
 from server.series import Facts, ModelSeries
 from server.settings import MOST_DEADLINE_MS, Settings, SettingsError
 from server.standing import Notice
@@ -48,7 +50,7 @@ OPENING: Final = "it is being opened"
 WHY_NOT: Final = "it did not pass its checks"
 NO_VERSION: Final = "the store does not say, or not readably, which version of it is live"
 
-Change = Callable[[RouteTable], RouteTable]
+Change = Callable[[AnyRoutes], AnyRoutes]
 """Makes the next table out of the current one."""
 Keep = Callable[[int], Awaitable[None]]
 """Puts on the disk what is to survive, with the generation that it belongs to."""
@@ -56,11 +58,34 @@ Keep = Callable[[int], Awaitable[None]]
 _log = logger("runtime")
 
 
+class CannotReplace(Exception):
+    """Workers that cannot be replaced, and why."""
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker.
+
+    Attributes:
+        slot: its place; its successor counts on where it stopped.
+        state: of `vocabulary.WORKER_STATES`.
+        connections: that it has, or is about to take.
+        memory_bytes: resident.
+        cpu_seconds: that the workers of this slot have used up to now.
+    """
+
+    slot: int
+    pid: int
+    state: str
+    connections: int
+    memory_bytes: int
+    cpu_seconds: float
+
+
 class Runtime(Protocol):
     """What a plane may ask of whatever serves."""
 
     @property
-    def routes(self) -> RouteTable:
+    def routes(self) -> AnyRoutes:
         """The current table."""
         ...
 
@@ -73,8 +98,21 @@ class Runtime(Protocol):
         """The answer to one of the three questions."""
         ...
 
+    @property
+    def workers(self) -> list[WorkerStatus]:
+        """The processes that answer requests, by slot; none where this one does."""
+        ...
+
     def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of a scrape."""
+        ...
+
+    async def replace_workers(self, who: str, reason: str) -> int:
+        """Puts a new worker into the place of each, one by one; gives how many.
+
+        Raises:
+            CannotReplace: there are none, or this is not the time for it; some may be replaced.
+        """
         ...
 
     async def publish(self, change: Change, keep: Keep) -> None:
@@ -111,14 +149,20 @@ class InProcessRuntime:
     """
 
     def __init__(
-        self, settings: Settings, facts: StateFacts = NO_FACTS, events: EventLog | None = None
+        self,
+        settings: Settings,
+        facts: StateFacts = NO_FACTS,
+        events: EventLog | None = None,
+        *,
+        core: Core | None = None,
+        http: HttpCounters | None = None,
     ) -> None:
         self.has_ended = True
         self.settings = settings
         self._facts = facts
         self._events = events
-        self.core = Core(settings)
-        self.http = HttpCounters()
+        self.core = core or Core(settings)
+        self.http = http or HttpCounters()
         self.phase = Phase.STARTING
         self._exposition = Exposition([self.http])
         self._timer: asyncio.TimerHandle | None = None
@@ -138,11 +182,23 @@ class InProcessRuntime:
             return startup(self.phase)
         return readiness(self.phase, self.routes, self.settings.required_models)
 
+    @property
+    def workers(self) -> list[WorkerStatus]:
+        """None: this process answers."""
+        return []
+
+    async def replace_workers(self, who: str, reason: str) -> int:
+        """Not possible in one process."""
+        raise CannotReplace(
+            "this server is one process, without workers; `keelmark serve --workers 2` has some"
+        )
+
     async def publish(self, change: Change, keep: Keep) -> None:
         """Routes every request that begins after it returns by the changed table."""
         await keep(self.routes.generation + 1)
         # Made now: other models may have been opened while the disk was waited for.
-        self.core.routes = change(self.routes)
+        table: Any = change(self.routes)
+        self.core.routes = table
 
     def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of a scrape."""
@@ -345,7 +401,7 @@ def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
     return replace(route, forced=forced, deadline_ns=deadline_ns_of(route.bundle, settings))
 
 
-def forced_rung(bundle: Bundle, settings: Settings, facts: StateFacts) -> Forced | None:
+def forced_rung(bundle: Named, settings: Settings, facts: StateFacts) -> Forced | None:
     """The rung that a setting forces; where none does, what an operator said before a restart.
 
     Raises:
@@ -353,7 +409,7 @@ def forced_rung(bundle: Bundle, settings: Settings, facts: StateFacts) -> Forced
     """
     forced = settings.forced_rungs.get(bundle.name)
     forced = forced or facts.forced_rung(bundle.name, bundle.version, time.time())
-    if forced == "baseline" and bundle.ladder.baseline is None:
+    if forced == "baseline" and bundle.manifest.baseline is None:
         raise SettingsError(
             f"--force {bundle.name}=baseline: version {bundle.version} of {bundle.name!r} has no "
             "baseline; it has rules. Force them, or pack the model with a baseline"

@@ -1,27 +1,32 @@
-"""`keelmark serve`: the data port and the ops port in one process, on one event loop.
+"""`keelmark serve`: the data port and the ops port, in one process or with workers.
 
-Two uvicorn servers. The ops port answers first, then the models are opened, then the data port is
-ready. On SIGTERM readiness goes false at once; for a set delay everything is still answered, with
-`Connection: close`, so that load balancers and clients go elsewhere; then nothing new is accepted,
-what is under way ends, the counters are folded and the logs flushed.
+In one process they are two uvicorn servers on one event loop; with workers this process has the ops
+port, and they the data port (`server.supervisor`). The ops port answers first, then the models are
+opened, then the data port is ready. On SIGTERM readiness goes false at once; for a set delay
+everything is still answered, with `Connection: close`, so that load balancers and clients go
+elsewhere; then nothing new is accepted, what is under way ends, the counters are folded and the
+logs flushed.
 """
 
 import asyncio
 import contextlib
+import math
 import os
 import resource
 import signal
 import socket
+import sys
 from asyncio import FIRST_COMPLETED as FIRST
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import uvloop
 
 from server import logs
 from server.apps import create_app
 from server.connections import protocol_for
+from server.cpus import usable_cpus
 from server.events import EventLog
 from server.facts import read_facts
 from server.http_counters import HttpCounters
@@ -30,8 +35,9 @@ from server.ops.app import create_ops_app
 from server.ops.desk import Desk
 from server.port import BACKLOG, Server, port_config, settle_memory
 from server.runtime import InProcessRuntime
-from server.settings import Settings, SettingsError
+from server.settings import MOST_WORKERS, Settings, SettingsError
 from server.state_folder import Ports, StateFolder
+from server.supervisor import SupervisorRuntime
 from server.tokens import Tokens
 from server.version import installed_version
 
@@ -41,33 +47,70 @@ FILES_BESIDE: Final = 128
 _log = logs.logger("serve")
 
 
+class LocalPort:
+    """The data port, answered by this process."""
+
+    def __init__(self, settings: Settings, runtime: InProcessRuntime, sock: socket.socket) -> None:
+        self._runtime = runtime
+        self._sock = sock
+        lane = create_app(settings, runtime)
+        self._server = port_server(settings, lane, runtime.http)
+        lane.under_way = self._server.server_state.tasks
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Answers from now on."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._sock]))
+
+    def drain(self) -> None:
+        """Still answers everything, with `Connection: close`."""
+        self._runtime.drain()
+        self._server.close_after_answers()
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """Takes nothing new, and ends what is under way."""
+        self._server.stop_listening()
+        await self._server.until_empty(hurry)
+        self._runtime.refuse_new()
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        await self._runtime.stop()
+        self._sock.close()
+
+
 class Serving:
     """Both servers and what is behind them, from `start` to `stop`; made and used on one loop.
 
     Args:
         settings: of the server.
         folder: the state folder, which is locked for this server.
+        lock: descriptor of that lock, for the workers to hold it too.
 
     Raises:
         SettingsError: a port cannot be had, or what is in the state folder cannot be read.
     """
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, folder: Path, lock: int | None = None) -> None:
+        workers = worker_count(settings.workers)
         facts, tokens = read_facts(folder), Tokens(folder)
         self.events = EventLog(folder)
-        self.runtime = InProcessRuntime(settings, facts, self.events)
+        data = listen(settings.host, settings.port, "port")
+        self._ops_socket = listen(settings.ops_host, settings.ops_port, "ops-port")
+        self.data_url, self.ops_url = url_of(data), url_of(self._ops_socket)
+        self.runtime: InProcessRuntime | SupervisorRuntime
+        self._port: LocalPort | SupervisorRuntime
+        if workers == 1:
+            self.runtime = InProcessRuntime(settings, facts, self.events)
+            self._port = LocalPort(settings, self.runtime, data)
+        else:
+            self.runtime = self._port = SupervisorRuntime(
+                settings, workers, data, facts, self.events, lock=lock
+            )
         self._desk = Desk(self.runtime, folder, facts, self.events)
-        self._sockets = [
-            listen(settings.host, settings.port, "port"),
-            listen(settings.ops_host, settings.ops_port, "ops-port"),
-        ]
-        self.data_url, self.ops_url = map(url_of, self._sockets)
-        lane = create_app(settings, self.runtime)
-        self._data = self._server(lane, self.runtime.http)
-        lane.under_way = self._data.server_state.tasks
         guard = Guard(settings, tokens, self.events)
-        self._ops = self._server(create_ops_app(self.runtime, guard=guard, desk=self._desk), None)
+        ops = create_ops_app(self.runtime, guard=guard, desk=self._desk)
+        self._ops = port_server(settings, ops, None)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -77,8 +120,9 @@ class Serving:
             ServingError: there is nothing to serve, or nobody said what; `stop` is still to be
                 called.
         """
-        for server, sock in zip((self._data, self._ops), self._sockets, strict=True):
-            self._tasks.append(asyncio.create_task(server.serve(sockets=[sock])))
+        if isinstance(self._port, LocalPort):
+            self._port.start()
+        self._tasks.append(asyncio.create_task(self._ops.serve(sockets=[self._ops_socket])))
         facts = {"version": installed_version(), "data": self.data_url, "ops": self.ops_url}
         self.events.append("started", facts=facts)
         await self.runtime.start()
@@ -91,30 +135,39 @@ class Serving:
             delay_seconds: how long everything is still answered, with `Connection: close`.
             hurry: ends the delay early when it is set.
         """
-        self.runtime.drain()
-        self._data.close_after_answers()
+        self._port.drain()
         hurry = hurry or asyncio.Event()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), delay_seconds or 0.001)
-        self._data.stop_listening()
-        await self._data.until_empty(hurry)
-        self.runtime.refuse_new()
-        self._data.should_exit = True
-        await asyncio.gather(*self._tasks[:1])
-        await self.runtime.stop()
+        await self._port.stop(hurry)
         self._ops.should_exit = True
-        await asyncio.gather(*self._tasks[1:])
-        for sock in self._sockets:
-            sock.close()
+        await asyncio.gather(*self._tasks)
+        self._ops_socket.close()
         self._desk.close()
         self.events.append("stopped")
         self.events.close()
 
-    def _server(self, app: Any, http: HttpCounters | None) -> Server:
-        settings = self.settings
-        protocol = protocol_for(settings.max_connections, settings.max_header_bytes, http)
-        config = port_config(settings, app, protocol)
-        return Server(config, settings)
+
+def port_server(settings: Settings, app: Any, http: HttpCounters | None) -> Server:
+    """The server of one port; `http` counts what does not get as far as the application."""
+    protocol = protocol_for(settings.max_connections, settings.max_header_bytes, http)
+    return Server(port_config(settings, app, protocol), settings)
+
+
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """How many processes are to answer.
+
+    Raises:
+        SettingsError: more than one, where that is not possible.
+    """
+    count = max(1, math.floor(usable_cpus())) if workers == "auto" else workers
+    if count > 1 and sys.platform != "linux":
+        if workers == "auto":
+            return 1
+        raise SettingsError(
+            f"--workers {workers} needs Linux; leave it out, and one process answers everything"
+        )
+    return min(count, MOST_WORKERS)
 
 
 def run(settings: Settings, warnings: Iterable[str] = ()) -> None:
@@ -146,7 +199,7 @@ def run(settings: Settings, warnings: Iterable[str] = ()) -> None:
 async def _run(settings: Settings, state: StateFolder) -> bool:
     """Gives whether nothing goes on in a thread."""
     stopping = Stopping(asyncio.get_running_loop())
-    serving = Serving(settings, state.path)
+    serving = Serving(settings, state.path, state.lock)
     state.announce(Ports(os.getpid(), serving.data_url, serving.ops_url))
     starting = asyncio.create_task(serving.start())
     await asyncio.wait([starting, asyncio.create_task(stopping.asked.wait())], return_when=FIRST)

@@ -35,6 +35,9 @@ LONGEST_SECONDS: Final = 86_400
 MOST_DEADLINE_MS: Final = 60_000
 """The longest deadline that a caller or a setting may give."""
 
+MOST_WORKERS: Final = 256
+"""More than any machine of ours has CPUs for, and little enough for every table of them."""
+
 UNSET: Final = {"required_models": "all", "deadline_ms": "the model's"}
 """What a setting is called that has no value."""
 
@@ -101,6 +104,13 @@ class Settings(BaseSettings):
         ge=1,
         le=MOST_DEADLINE_MS,
         allow_inf_nan=False,
+    )
+    workers: int | Literal["auto"] = _setting(
+        1,
+        "Processes that answer requests, on Linux; 1 is a single process, without a supervisor. "
+        "`auto` is one for each whole CPU that the machine and the cgroup's quota allow.",
+        ge=1,
+        le=MOST_WORKERS,
     )
     queue_requests: int = _setting(
         256,
@@ -270,6 +280,8 @@ def type_of(field: FieldInfo) -> str:
     choices = [choice for choice in get_args(field.annotation) if choice is not type(None)]
     if not choices or (len(choices) == 1 and choices[0] in (int, float)):
         return names[getattr(choices[0] if choices else field.annotation, "__name__", "str")]
+    if choices == [int, Literal["auto"]]:
+        return "integer | auto"
     is_choice = all(isinstance(choice, str) for choice in choices)
     return " | ".join(choices) if is_choice else "list of texts"
 

@@ -15,6 +15,10 @@ from server.regions import Region
 _BREAKER, _OPENINGS, _QUEUED, _ABANDONED, _ABANDONED_ACTIVE = range(STANDING_AT, STANDING_AT + 5)
 
 
+NOBODY: Final = -1
+"""Stands for the breaker's state where no worker has the region."""
+
+
 class Standing(NamedTuple):
     """What workers say of one bundle, summed.
 
@@ -64,6 +68,21 @@ class Notice:
     def ended(self) -> None:
         """A run that had been given up has ended."""
         self._words[_ABANDONED_ACTIVE] -= 1
+
+
+def leave(region: Region) -> None:
+    """Says that no worker has the region: its totals stand, nothing of it waits or is open.
+
+    For whoever made it, or waited for its dead worker.
+    """
+    region.words[_BREAKER] = NOBODY
+    region.words[_QUEUED] = region.words[_ABANDONED_ACTIVE] = 0
+
+
+def state_of(standing: Standing) -> str:
+    """The worst state of the workers' breakers."""
+    found = [state for state, n in zip(BREAKER_STATES, standing.breakers, strict=True) if n]
+    return found[-1] if found else BREAKER_STATES[0]
 
 
 def read_standing(regions: Iterable[Region]) -> Standing:

@@ -55,6 +55,11 @@ class StateFolder:
                 "folder with --state-dir"
             ) from error
 
+    @property
+    def lock(self) -> int:
+        """The lock's descriptor: every process that has it holds the lock."""
+        return self._lock.fileno()
+
     def announce(self, ports: Ports) -> None:
         """Lets commands find this server."""
         _write(self.path / PORTS, msgspec.json.encode(ports))

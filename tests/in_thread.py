@@ -12,6 +12,8 @@ from typing import Any
 
 import uvloop
 
+from server.core import Core
+from server.runtime import InProcessRuntime
 from server.serve import Serving
 from server.settings import Settings
 
@@ -102,6 +104,13 @@ class Client:
         self.loop = loop
         self.port = int(serving.data_url.rpartition(":")[2])
         self.ops_port = int(serving.ops_url.rpartition(":")[2])
+
+    @property
+    def core(self) -> Core:
+        """The path of its requests, where one process does everything."""
+        runtime = self.serving.runtime
+        assert isinstance(runtime, InProcessRuntime)
+        return runtime.core
 
     @contextlib.contextmanager
     def connect(self) -> Generator[Connection]:

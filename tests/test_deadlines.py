@@ -63,7 +63,7 @@ def slowed(server: Client, seconds: float = 0.0, **changes: Any) -> Generator[tu
 
     The route begins with a pace and a breaker of its own.
     """
-    core = server.serving.runtime.core
+    core = server.core
     before = core.routes.live[NAME]
     session, route = slow_down(server, seconds, **changes)
     try:
@@ -76,7 +76,7 @@ def slowed(server: Client, seconds: float = 0.0, **changes: Any) -> Generator[tu
 
 def slow_down(server: Client, seconds: float, **changes: Any) -> tuple[Slowed, Route]:
     """See `slowed`."""
-    core = server.serving.runtime.core
+    core = server.core
     before = core.routes.live[NAME]
     session = Slowed(before.bundle.session, seconds)
     bundle = dataclasses.replace(before.bundle, session=session)
@@ -218,7 +218,7 @@ def test_where_lower_rungs_cost_too_much_too_nobody_answers(server: Client):
 
 def test_many_rules_are_evaluated_in_the_thread(server: Client, monkeypatch: pytest.MonkeyPatch):
     seen: set[str] = set()
-    ladder = type(server.serving.runtime.core.routes.live[NAME].bundle.ladder)
+    ladder = type(server.core.routes.live[NAME].bundle.ladder)
     judge = ladder.judge
 
     def judged(self: Any, plan: Any, outputs: Any, *, failed: str = "model_error") -> Any:
@@ -266,7 +266,7 @@ def test_a_full_queue_is_answered_by_lower_rungs_or_503(server: Client):
         # Rules that take more than half of the model's time relieve nobody.
         costs = {"cost": curve({1: 400e-6}), "below": curve({1: 220e-6})}
         costly = dataclasses.replace(route, pace=Pace(), **costs)
-        core = server.serving.runtime.core
+        core = server.core
         server.call(setattr, core, "routes", core.routes.with_route(costly))
         response = server.predict(GOOD, deadline(20_000))
         assert (response.status, response.error["code"]) == (503, "overloaded")
@@ -303,7 +303,7 @@ def test_small_requests_are_answered_while_the_thread_is_busy(server: Client):
 @pytest.fixture
 def large(server: Client) -> Iterator[Client]:
     """The server while decoding is taken to be so slow that nothing is decoded on the loop."""
-    core = server.serving.runtime.core
+    core = server.core
     route = core.routes.live[NAME]
     reading = dataclasses.replace(route.reading, byte_ns=5_000.0)
     slow = dataclasses.replace(route, reading=reading, cost=curve({1: 2e-3}))
@@ -409,7 +409,7 @@ def test_the_breaker_opens_probes_and_closes_and_metrics_show_it(server: Client,
     clock = Clock()
     openings = f"keelmark_breaker_openings_total{{{LABELS}}}"
     before = server.metric(openings)
-    notice = server.serving.runtime.core.routes.live[NAME].notice
+    notice = server.core.routes.live[NAME].notice
     breaker = Breaker(notice.breaker, clock)
     cost = curve({1: seconds, 64: 64 * seconds})
     with slowed(server, cost=cost, breaker=breaker) as (session, _):
@@ -438,7 +438,7 @@ def test_invalid_outputs_of_more_than_half_of_the_rows_open_the_breaker(server: 
             arrays[0][: len(rows) * 2 // 3] = float("nan")
             return arrays
 
-    core = server.serving.runtime.core
+    core = server.core
     with slowed(server) as (_, route):
         wrong = Wrong(route.bundle.session)
         spoilt = dataclasses.replace(route, bundle=dataclasses.replace(route.bundle, session=wrong))

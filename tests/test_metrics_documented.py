@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from models.drift import psi, shares
+from models.vocabulary import REPLACEMENT_REASONS
 from server.catalogue import METRICS
-from server.exposition import Exposed, Exposition
+from server.exposition import TEXT, Exposed, Exposition
 from server.http_counters import PATHS, HttpCounters
 from server.notes import CHECK, REPAIRED, RULE, RULE_ERROR
 from server.regions import Region
+from server.runtime import WorkerStatus
 from server.series import Facts, ModelSeries
+from server.worker_series import worker_page
 from tests.counters import small_layout
 
 DOCS = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text("utf-8")
@@ -70,7 +73,9 @@ def test_every_metric_is_on_the_page_and_nothing_else():
     layout = small_layout()
     facts = Facts("ab", "flights@1+ab", "1.31.1", "team", 1.0, 0.5)
     exposed = Exposed(ModelSeries(layout, facts), [Region.anonymous(layout)])
-    page = Exposition([HttpCounters()]).page([exposed]).decode()
+    own = WorkerStatus(slot=0, pid=1, state="ready", connections=2, memory_bytes=3, cpu_seconds=0.5)
+    workers = worker_page([own], [0.5, 0.0], dict.fromkeys(REPLACEMENT_REASONS, 0))
+    page = Exposition([HttpCounters()]).page([exposed], TEXT, workers).decode()
     assert re.findall(r"^# TYPE (keelmark_\w+)", page, re.MULTILINE) == [m.name for m in METRICS]
     labels = {
         name: tuple(re.findall(r'(\w+)="', line))

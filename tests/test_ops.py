@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Generator
 from itertools import product
@@ -33,30 +34,34 @@ CALLS: dict[str, tuple[str, Access, Any]] = {
     "/status": ("GET", "viewer", None),
     "/events": ("GET", "viewer", None),
     "/models/tiny/force-fallback": ("POST", "operator", FORCE),
+    "/workers/replace": ("POST", "operator", {}),
 }
 """Every call that is not open: method, who may, a body that would do something."""
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    pack_tiny(folder)
-    return folder
+@pytest.fixture(
+    scope="module",
+    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
+    ids=["one process", "two workers"],
+)
+def workers(request: pytest.FixtureRequest) -> int:
+    """Both kinds of a server do the same."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def state(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state folder of the server that most tests share."""
     return tmp_path_factory.mktemp("state")
 
 
 @pytest.fixture(scope="module")
-def running(store: Path, state: Path) -> Generator[Client]:
+def running(store: Path, state: Path, workers: int) -> Generator[Client]:
     """A server that writes an event for each refusal, however many there are."""
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(guarding, "REFUSALS_SECONDS", 0.0)
-            server = stack.enter_context(server_over(store, state))
+            server = stack.enter_context(server_over(store, state, workers=workers))
         yield server
 
 
@@ -160,8 +165,9 @@ def test_a_viewer_may_look_and_change_nothing(client: Client, state: Path, since
         answer = ask(client, path, body, authorization=viewer)
         assert answer.status == (200 if access == "viewer" else 403), path
     assert served_by(client) == "model"
-    (event,) = since("access_refused")
-    assert event.facts["code"] == "forbidden"
+    refused = [path for path, (_, access, _) in CALLS.items() if access == "operator"]
+    told = [(event.facts["path"], event.facts["code"]) for event in since("access_refused")]
+    assert told == [(path, "forbidden") for path in refused]
 
 
 @pytest.mark.parametrize("media_type", ["", "text/plain", "application/x-www-form-urlencoded"])
@@ -288,14 +294,14 @@ def test_a_forced_rung_ends_when_it_expires(client: Client, state: Path, since: 
     assert [(e.who == "server", e.after) for e in since("forced")][1:] == [(True, "model")]
 
 
-def test_a_forced_rung_survives_a_restart_and_ends_with_its_version(tmp_path: Path):
+def test_a_forced_rung_survives_a_restart_and_ends_with_its_version(tmp_path: Path, workers: int):
     store, state = tmp_path / "store", tmp_path / "state"
     state.mkdir()
     pack_tiny(store)
-    with server_over(store, state) as client:
+    with server_over(store, state, workers=workers) as client:
         ask(client, "/models/tiny/force-fallback", FORCE, authorization=bearer(state, "operator"))
         before = ask(client, "/status", authorization=bearer(state, "viewer")).json["generation"]
-    with server_over(store, state) as client:
+    with server_over(store, state, workers=workers) as client:
         assert served_by(client) == "rules"
         status = ask(client, "/status", authorization=bearer(state, "viewer")).json
         assert status["generation"] > before
@@ -304,7 +310,7 @@ def test_a_forced_rung_survives_a_restart_and_ends_with_its_version(tmp_path: Pa
     (store / "tiny" / "live.json").write_bytes(
         b'{"format":1,"live":"2","previous":"1","revision":1,"at":"2024-01-01T00:00:00Z","by":"x"}'
     )
-    with server_over(store, state) as client:
+    with server_over(store, state, workers=workers) as client:
         assert served_by(client) == "model"
     assert [event.after for event in events(state, "forced")] == ["rules", "model"]
 

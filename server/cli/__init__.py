@@ -22,6 +22,7 @@ from server.cli import (
     status,
     token,
     verify,
+    workers,
 )
 from server.cli.exits import code_of
 from server.cli.show import complain
@@ -49,6 +50,7 @@ app.command()(status.status)
 app.command()(force_fallback.force_fallback)
 app.command()(events.events)
 app.add_typer(token.app, name="token")
+app.add_typer(workers.app, name="workers")
 
 
 @app.callback()

@@ -48,7 +48,12 @@ def state_folder_of(given: Path | None) -> Path:
 
 
 def call(
-    path: str, body: dict[str, Any] | None = None, *, server: str | None, state_dir: Path | None
+    path: str,
+    body: dict[str, Any] | None = None,
+    *,
+    server: str | None,
+    state_dir: Path | None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> Any:
     """The JSON answer of a running server; POST where there is a body, else GET.
 
@@ -64,7 +69,7 @@ def call(
         raise SettingsError(f"--server {base!r} is no URL; use such as http://127.0.0.1:8081")
     request = urllib.request.Request(base + path, data, headers)  # noqa: S310  (checked above)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:  # noqa: S310
             return json.load(answer)
     except urllib.error.HTTPError as refused:
         raise _no(refused) from refused

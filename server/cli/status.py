@@ -8,7 +8,7 @@ from server.cli.show import out, say_json, table
 
 
 def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """Shows what a running server serves: versions, breakers, forced rungs, events.
+    """Shows what a running server serves: versions, breakers, forced rungs, workers, events.
 
     Ends with 1 if the server refuses, 4 if none answers.
     """
@@ -20,8 +20,17 @@ def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson
     rows = [_row(model) for model in found["models"]]
     columns = ("model", "version", "state", "breaker", "who answers", "why")
     out().print(table(head, columns, rows))
+    if found["workers"]:
+        rows = [_worker(worker) for worker in found["workers"]]
+        columns = ("slot", "pid", "state", "connections", "memory", "CPU")
+        out().print(table("Workers", columns, rows))
     events = found["events"]
     out().print(f"events: {events['n']}, the last one's sha256 {events['sha256']}")
+
+
+def _worker(worker: dict[str, Any]) -> tuple[Any, ...]:
+    memory, used = f"{worker['memory_bytes'] / 1e6:.0f} MB", f"{worker['cpu_seconds']:.1f} s"
+    return worker["slot"], worker["pid"], worker["state"], worker["connections"], memory, used
 
 
 def _row(model: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """The ops plane as an application: metrics and health, for who looks after the server."""
 
 from collections import deque
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from fastapi import Depends, FastAPI, Header, Query, Request
@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from server.apps import PROBED, health_response, speak_our_errors
 from server.events import events_in
 from server.ops.access import AccessRefused, Guard
-from server.ops.desk import Desk, ForceFallback, OperatorError
+from server.ops.desk import Desk, ForceFallback, OperatorError, ReplaceWorkers
 from server.ops.status import status_of
 from server.prediction_ids import PredictionIds
 from server.runtime import Runtime
@@ -20,7 +20,8 @@ from server.tokens import Token
 NO_SUCH_PATH: Final = (
     "nothing is served at this path; there are GET /metrics, GET /health/live, GET /health/ready "
     "and GET /health/startup for everybody, GET /status and GET /events with a viewer's token, and "
-    "POST /models/{model}/force-fallback with an operator's. Predictions are on the data port."
+    "POST /models/{model}/force-fallback and POST /workers/replace with an operator's. Predictions "
+    "are on the data port."
 )
 LARGEST_BODY_BYTES: Final = 65_536
 MOST_EVENTS: Final = 1_000
@@ -111,11 +112,18 @@ def _add_operators_calls(app: FastAPI, guard: Guard, desk: Desk) -> None:
         asked = await _body_of(request, ForceFallback)
         return _json(await desk.force(model, asked, who=token.name))
 
+    @app.post("/workers/replace")
+    async def replace_workers(request: Request, token: Annotated[Token, operator]) -> Response:
+        """Puts a new process into the place of each worker; answers when that is done."""
+        asked = await _body_of(request, ReplaceWorkers)
+        return _json(await desk.replace_workers(asked, who=token.name))
+
 
 _ids = PredictionIds().next
+Body = TypeVar("Body")
 
 
-async def _body_of(request: Request, kind: type[ForceFallback]) -> ForceFallback:
+async def _body_of(request: Request, kind: type[Body]) -> Body:
     content = b""
     async for part in request.stream():
         content += part

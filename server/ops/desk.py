@@ -15,11 +15,12 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from models.errors import ServingError
 from server.events import EventLog
 from server.facts import ForcedFact, StateFacts, write_facts
 from server.logs import logger
-from server.routes import Forced, Route
-from server.runtime import Runtime
+from server.routes import Forced, Served
+from server.runtime import CannotReplace, Runtime
 
 STATUS: Final = {"invalid": 400, "unknown_model": 404, "conflict": 409}
 LONGEST_REASON: Final = 500
@@ -51,6 +52,18 @@ class ForceFallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     dry_run: bool = False
 
 
+class ReplaceWorkers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of a call to replace all workers."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=LONGEST_REASON)] = ""
+
+
+class Replaced(msgspec.Struct, frozen=True):
+    """How many workers have a successor."""
+
+    replaced: int
+
+
 class Done(msgspec.Struct, frozen=True, kw_only=True):
     """What a call came to; asked twice, nothing is changed the second time."""
 
@@ -67,7 +80,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 class _Forcing:
     """A call that can be done."""
 
-    route: Route
+    route: Any
     asked: ForceFallback
     fact: ForcedFact | None
 
@@ -134,7 +147,8 @@ class Desk:
         """Forces a rung for a model, or ends that.
 
         Raises:
-            OperatorError: no such model, not loaded, no such rung, or another generation.
+            OperatorError: no such model, not loaded, no such rung, another generation, or no worker
+                can serve so.
         """
         async with self._one_at_a_time:
             forcing = self._checked(model, asked, who)
@@ -150,8 +164,22 @@ class Desk:
             )
             if asked.dry_run or not done.changed:
                 return done
-            await self._do(model, forcing, who)
+            try:
+                await self._do(model, forcing, who)
+            except ServingError as error:
+                raise OperatorError("conflict", str(error)) from error
             return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
+
+    async def replace_workers(self, asked: ReplaceWorkers, *, who: str) -> Replaced:
+        """Replaces all workers, one by one.
+
+        Raises:
+            OperatorError: there are none, or one cannot be replaced.
+        """
+        try:
+            return Replaced(await self._runtime.replace_workers(who, asked.reason))
+        except CannotReplace as error:
+            raise OperatorError("conflict", str(error)) from error
 
     def _checked(self, model: str, asked: ForceFallback, who: str) -> _Forcing:
         routes = self._runtime.routes
@@ -167,14 +195,14 @@ class Desk:
                 f"the generation is {routes.generation}, not {asked.if_generation}: somebody has "
                 "changed something meanwhile. Look at `keelmark status`, and ask again.",
             )
-        if asked.rung == "baseline" and route.bundle.ladder.baseline is None:
+        if asked.rung == "baseline" and route.bundle.manifest.baseline is None:
             raise OperatorError(
                 "invalid",
                 f"version {route.bundle.version} of {model!r} has no baseline; force its rules",
             )
         return _Forcing(route, asked, self._fact(route, asked, who))
 
-    def _fact(self, route: Route, asked: ForceFallback, who: str) -> ForcedFact | None:
+    def _fact(self, route: Served, asked: ForceFallback, who: str) -> ForcedFact | None:
         if asked.rung is None:
             return None
         now = self._now()

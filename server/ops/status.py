@@ -7,8 +7,8 @@ import msgspec
 
 from server.events import Head
 from server.facts import StateFacts
-from server.routes import Forced, Route
-from server.runtime import Runtime
+from server.routes import Forced, Served
+from server.runtime import Runtime, WorkerStatus
 from server.version import installed_version
 
 
@@ -43,12 +43,13 @@ class EventsHead(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the server as a whole."""
+    """Of the server as a whole; without workers where one process does everything."""
 
     keelmark: str
     phase: str
     generation: int
     models: list[ModelStatus]
+    workers: list[WorkerStatus]
     events: EventsHead
 
 
@@ -69,11 +70,12 @@ def status_of(runtime: Runtime, facts: StateFacts, head: Head) -> Status:
             _live(routes.live[name], facts) if name in routes.live else _missing(runtime, name)
             for name in routes.names()
         ],
+        workers=runtime.workers,
         events=EventsHead(head.n, head.sha256),
     )
 
 
-def _live(route: Route, facts: StateFacts) -> ModelStatus:
+def _live(route: Served, facts: StateFacts) -> ModelStatus:
     bundle = route.bundle
     return ModelStatus(
         model=bundle.name,
@@ -90,7 +92,7 @@ def _live(route: Route, facts: StateFacts) -> ModelStatus:
     )
 
 
-def _said(route: Route, facts: StateFacts) -> dict[str, Any] | None:
+def _said(route: Served, facts: StateFacts) -> dict[str, Any] | None:
     fact = facts.forced.get(route.bundle.name)
     if route.forced is None or fact is None:
         return None

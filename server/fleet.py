@@ -1,0 +1,360 @@
+"""The supervisor's workers: started, watched, replaced, and ended.
+
+A worker that ends is replaced at once, in its slot, whose counters its successor goes on with. One
+that gives no sign of life is killed first: dealing to it stops at 250 ms without a heartbeat (the
+dealer looks), killing begins at 2 s of silence (`server.usage.Silence`). There is a slot more than
+workers: when one is replaced on purpose, its successor is ready before it goes.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from server.board import Board
+from server.control import Begin, Channel, Holds, Hurry, Leave, Message, Refuses, Stop, make_ends
+from server.dealing import Dealing, Pair
+from server.handing import make_pair
+from server.logs import logger
+from server.processes import Child
+from server.settings import Settings
+from server.usage import Silence, cpu_seconds, memory_bytes
+
+WATCH_SECONDS: Final = 0.05
+LATE_NS: Final = 250_000_000
+"""A look that comes so late says more about this process than about the workers."""
+SILENCE_NS: Final = 2_000_000_000
+START_NS: Final = 60_000_000_000
+"""A worker that gives no first sign of life for so long is killed."""
+PAUSES_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
+"""Before a successor, by how many in a row have ended before they were ready."""
+SPARE_SECONDS: Final = 10.0
+"""Beyond the drain time, until a worker that was told to end is killed."""
+
+_log = logger("fleet")
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker process.
+
+    Attributes:
+        number: never used twice.
+        must_hold: the generation that it has to hold before it is dealt to.
+        holds: the latest that it has said it holds.
+        instead_of: pid of the one it replaces, and why (`vocabulary.REPLACEMENT_REASONS`).
+        is_extra: in a slot beyond the wanted ones, until the one it replaces has gone.
+    """
+
+    number: int
+    slot: int
+    child: Child
+    channel: Channel
+    pair: Pair
+    silence: Silence
+    must_hold: int
+    instead_of: tuple[int, str] | None
+    is_extra: bool = False
+    state: str = "starting"
+    holds: int = -1
+    is_stuck: bool = False
+    began: float = field(default_factory=time.monotonic)
+
+
+class Server(Protocol):
+    """What the workers are to serve, and who hears of them."""
+
+    def greetings(self) -> tuple[list[tuple[Message, list[int]]], int]:
+        """What a new worker is told, and the generation that it then has to hold."""
+        ...
+
+    def refused(self, refusal: Refuses) -> None:
+        """A worker cannot hold a table."""
+        ...
+
+    def buried(self, slot: int) -> None:
+        """Nobody has the slot any more: what its worker counted can be folded."""
+        ...
+
+    def died_early(self) -> None:
+        """A worker has ended that was not ready."""
+        ...
+
+    def tell(self, kind: str, facts: dict[str, Any], who: str) -> None:
+        """An event for the log."""
+        ...
+
+
+class Fleet:
+    """The workers of one server; on the supervisor's loop.
+
+    Args:
+        settings: of the server.
+        count: of workers.
+        server: what they serve.
+        dealing: passes connections to them.
+        board: the shared words.
+        descriptors: of the board, of the counters of requests, and of the lock if there is one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        count: int,
+        server: Server,
+        dealing: Dealing,
+        board: Board,
+        descriptors: Sequence[int],
+    ) -> None:
+        self._settings = settings
+        self._count = count
+        self._server = server
+        self._dealing = dealing
+        self._board = board
+        self._descriptors = descriptors
+        self._workers: dict[int, Worker] = {}
+        self._free = {count}
+        self._past_cpu = [0.0] * (count + 1)
+        self._numbers = 0
+        self._failures = 0
+        self._is_stopping = False
+        self._changed = asyncio.Event()
+        self._looked_ns = 0
+        self._loop = asyncio.get_running_loop()
+        self._replacing = asyncio.Lock()
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that run, by slot."""
+        return sorted(self._workers.values(), key=lambda worker: worker.slot)
+
+    @property
+    def ready(self) -> int:
+        """How many can be dealt to."""
+        return sum(worker.state == "ready" for worker in self._workers.values())
+
+    def connections(self, worker: Worker) -> int:
+        """That it has."""
+        return self._board.taken(worker.slot) - self._board.closed(worker.slot)
+
+    def cpu_seconds(self, slot: int) -> float:
+        """What the workers of a slot have used up to now."""
+        running = [cpu_seconds(w.child.pid) for w in self._workers.values() if w.slot == slot]
+        return self._past_cpu[slot] + sum(running)
+
+    def memory_bytes(self, slot: int) -> int:
+        """What the worker of a slot has in memory."""
+        return sum(memory_bytes(w.child.pid) for w in self._workers.values() if w.slot == slot)
+
+    def start(self) -> None:
+        """Starts the dealer and the workers, and begins to watch them."""
+        self._dealing.start()
+        for slot in range(self._count):
+            self._spawn(slot)
+        self._watch_later()
+
+    def say(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Tells every worker."""
+        for worker in self._workers.values():
+            worker.channel.send(message, descriptors)
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Waits until something holds that depends on the workers."""
+        while not is_so():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def wake(self) -> None:
+        """Has those who wait look again."""
+        self._changed.set()
+
+    async def replace(self, who: str, reason: str) -> int:
+        """Replaces each worker by a successor that is ready first; gives how many were.
+
+        Raises:
+            ChildProcessError: a successor ended before it was ready; the rest stay.
+        """
+        async with self._replacing:
+            old = [worker for worker in self.workers if worker.state == "ready"]
+            for done, worker in enumerate(old):
+                if not await self._replace(worker, who, reason):
+                    raise ChildProcessError(
+                        f"a successor ended before it was ready, or the server stops; {done} of "
+                        f"{len(old)} workers were replaced. The reason is in the text log"
+                    )
+            return len(old)
+
+    async def _replace(self, old: Worker, who: str, reason: str) -> bool:
+        if self._is_stopping:
+            return False
+        new = self._spawn(min(self._free), (old.child.pid, "asked"), is_extra=True)
+        await self.until(lambda: new.state == "ready" or new.number not in self._workers)
+        if new.state != "ready":
+            return False
+        new.is_extra = False
+        facts = self._replacement(new) | {"reason": reason}
+        # If it died meanwhile, whoever has its slot now is one too many.
+        surplus = [worker for worker in self.workers if worker.slot == old.slot]
+        for worker in surplus:
+            await self._send_off(worker)
+        self._server.tell("worker_replaced", facts, who)
+        return True
+
+    async def _send_off(self, worker: Worker) -> None:
+        """Ends a worker whose connections go to others."""
+        worker.state = "leaving"
+        self._dealing.deal(worker.number, on=False)
+        await self._dealing.settled()
+        worker.channel.send(Leave())
+        gone = self.until(lambda: worker.number not in self._workers)
+        limit = self._settings.drain_seconds + SPARE_SECONDS
+        try:
+            await asyncio.wait_for(gone, limit)
+        except TimeoutError:
+            worker.child.kill()
+            await self.until(lambda: worker.number not in self._workers)
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """Ends all workers, which answer what they have; then the dealer.
+
+        Args:
+            hurry: when it is set, idle connections are no longer waited for.
+        """
+        self._is_stopping = True
+        if self._workers:
+            await self._dealing.stop_listening()
+        self.say(Stop())
+        hurrying = self._loop.create_task(self._hurry(hurry))
+        ended = self.until(lambda: not self._workers)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended, self._settings.drain_seconds + SPARE_SECONDS)
+        for worker in self._workers.values():
+            worker.child.kill()
+        await self.until(lambda: not self._workers)
+        hurrying.cancel()
+        await self._dealing.end()
+
+    async def _hurry(self, hurry: asyncio.Event) -> None:
+        await hurry.wait()
+        self.say(Hurry())
+
+    # starting and burying
+
+    def _spawn(
+        self, slot: int, instead_of: tuple[int, str] | None = None, *, is_extra: bool = False
+    ) -> Worker:
+        self._free.discard(slot)
+        self._board.clear(slot)
+        self._numbers += 1
+        number = self._numbers
+        ours, theirs = make_ends()
+        child = Child("server.worker", theirs, lambda: self._on_end(number))
+        channel = Channel(ours, lambda message, _: self._on_message(number, message), self.wake)
+        pair = Pair(slot, *make_pair())
+        begin = Begin(
+            slot=slot,
+            slots=self._count + 1,
+            settings=self._settings.model_dump(mode="json"),
+        )
+        channel.send(begin, [pair.theirs.fileno(), *self._descriptors])
+        greetings, must_hold = self._server.greetings()
+        for message, descriptors in greetings:
+            channel.send(message, descriptors)
+        silence = Silence(child.pid)
+        worker = Worker(
+            number, slot, child, channel, pair, silence, must_hold, instead_of, is_extra
+        )
+        self._workers[number] = worker
+        self._dealing.add(number, pair)
+        return worker
+
+    def _on_message(self, number: int, message: Any) -> None:
+        worker = self._workers.get(number)
+        if worker is None:
+            return
+        if isinstance(message, Holds):
+            worker.holds = max(worker.holds, message.generation)
+            if worker.state == "starting" and worker.holds >= worker.must_hold:
+                self._is_ready(worker)
+        elif isinstance(message, Refuses):
+            _log.error("table_refused", pid=worker.child.pid, reason=message.reason)
+            self._server.refused(message)
+            if worker.state == "starting" and message.generation <= worker.must_hold:
+                worker.child.kill()  # it cannot serve what is served; perhaps the next one can
+        self.wake()
+
+    def _is_ready(self, worker: Worker) -> None:
+        worker.state = "ready"
+        self._failures = 0
+        self._dealing.deal(worker.number, on=True)
+        if worker.instead_of is not None and not worker.is_extra:
+            self._server.tell("worker_replaced", self._replacement(worker), "server")
+
+    def _replacement(self, worker: Worker) -> dict[str, Any]:
+        assert worker.instead_of is not None
+        pid, why = worker.instead_of
+        seconds = round(time.monotonic() - worker.began, 3)
+        return {
+            "slot": worker.slot,
+            "why": why,
+            "ended": pid,
+            "pid": worker.child.pid,
+            "ready_after_seconds": seconds,
+        }
+
+    def _on_end(self, number: int) -> None:
+        """A worker has ended, and is not waited for yet: its pid is still its own."""
+        worker = self._workers.pop(number)
+        self._past_cpu[worker.slot] += cpu_seconds(worker.child.pid)
+        worker.channel.close()
+        self._dealing.gone(number)
+        self._free.add(worker.slot)
+        # The process is a zombie: it writes nothing any more, and may be folded.
+        self._server.buried(worker.slot)
+        is_expected = self._is_stopping or worker.state == "leaving"
+        if not is_expected:
+            self._has_died(worker)
+        self.wake()
+
+    def _has_died(self, worker: Worker) -> None:
+        why = "stuck" if worker.is_stuck else "died"
+        _log.error("worker_ended", slot=worker.slot, pid=worker.child.pid, why=why)
+        if worker.state == "starting":
+            self._failures += 1
+            self._server.died_early()
+        if worker.is_extra:
+            return
+        pause = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
+        self._free.discard(worker.slot)
+        self._loop.call_later(pause, self._succeed, worker.slot, worker.child.pid, why)
+
+    def _succeed(self, slot: int, pid: int, why: str) -> None:
+        """Starts the successor, unless it has been seen to otherwise."""
+        if self._is_stopping or len(self._workers) >= self._count:
+            self._free.add(slot)
+        else:
+            self._spawn(slot, (pid, why))
+
+    # watching
+
+    def _watch_later(self) -> None:
+        self._looked_ns = time.monotonic_ns()
+        self._loop.call_later(WATCH_SECONDS, self._watch)
+
+    def _watch(self) -> None:
+        now_ns = time.monotonic_ns()
+        if now_ns - self._looked_ns < WATCH_SECONDS * 1e9 + LATE_NS:
+            self._dealing.watch(now_ns)
+            for worker in self._workers.values():
+                self._look_at(worker, now_ns)
+        if self._workers or not self._is_stopping:
+            self._watch_later()
+
+    def _look_at(self, worker: Worker, now_ns: int) -> None:
+        beat_ns = self._board.beat(worker.slot)
+        limit = SILENCE_NS if beat_ns else START_NS
+        if worker.silence.look(beat_ns, now_ns) > limit and not worker.is_stuck:
+            worker.is_stuck = True
+            worker.child.kill()

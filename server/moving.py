@@ -1,0 +1,115 @@
+"""Giving idle connections to another worker, so that replacing a worker closes none.
+
+A connection is idle when every request that has begun on it is answered and the answer is written:
+then neither the parser nor the transport has anything of it, and its descriptor can go on living in
+another process. The caller notices nothing.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
+
+from server.board import Board
+from server.connections import Protocol
+from server.handing import hand
+
+AGAIN_SECONDS: Final = 0.002
+
+
+class Mover:
+    """Which connections of a worker are to go; on its loop.
+
+    Args:
+        end: the worker's end of its pair.
+        board: where connections are counted.
+        slot: the worker's.
+
+    Attributes:
+        is_leaving: all are to go.
+        wanted: how many are to go otherwise.
+    """
+
+    def __init__(self, end: socket.socket, board: Board, slot: int) -> None:
+        self._end = end
+        self._board = board
+        self._slot = slot
+        self.is_leaving = False
+        self.wanted = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the next idle connection is to go."""
+        return self.is_leaving or self.wanted > 0
+
+    def look(self, connections: Iterable[Any]) -> None:
+        """Gives back idle connections, as many as are wanted."""
+        for connection in list(connections):
+            if not self.is_wanted:
+                return
+            self.move(connection)
+
+    def move(self, connection: "MovingProtocol") -> None:
+        """Gives a connection back if it is idle."""
+        if not (self.is_wanted and connection.is_idle):
+            return
+        transport: Any = connection.transport
+        transport.pause_reading()
+        if not hand(self._end, transport.get_extra_info("socket").fileno()):
+            transport.resume_reading()
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.move, connection)
+            return
+        self.wanted = max(0, self.wanted - 1)
+        transport.abort()  # nothing is sent for it: the descriptor lives on in the pair
+
+    def closed(self) -> None:
+        """A connection has ended here, or gone elsewhere."""
+        self._board.has_closed(self._slot)
+
+
+class MovingProtocol(Protocol):
+    """HTTP/1.1 on a connection that can move. Made by `moving`."""
+
+    mover: ClassVar[Mover]
+    _begun = 0
+    _answered = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of a request or an answer is in this process."""
+        transport: Any = self.transport
+        return (
+            self._begun == self._answered
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        )
+
+    def on_message_begin(self) -> None:
+        """Counts the request, whose first byte has come."""
+        self._begun += 1
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Begins it; one that asks to upgrade begins a second time, see `Protocol`."""
+        if self._is_upgrade():
+            self._begun -= 1
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Counts the answer, which is written in this turn of the loop; then it may be moved."""
+        self._answered += 1
+        super().on_response_complete()
+        if self.mover.is_wanted:
+            self.loop.call_soon(self._move)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.mover.closed()
+
+    def _move(self) -> None:
+        self.mover.move(self)
+
+
+def moving(protocol: type[Protocol], mover: Mover) -> type[MovingProtocol]:
+    """A port's protocol, with connections that can move."""
+    return type("MovingProtocol", (MovingProtocol, protocol), {"mover": mover})

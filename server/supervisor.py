@@ -1,0 +1,402 @@
+"""What runs behind the ports of a server with workers: models examined once, counted everywhere.
+
+The supervisor answers the ops port and no prediction. It puts each bundle through its gate, makes
+the file of its counters, publishes route tables to the workers, and sums what they count.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from models.errors import ServingError
+from models.gate import run_gate
+from models.manifest import Manifest
+from models.planning import Forced
+from models.store import Store
+from models.vocabulary import REPLACEMENT_REASONS
+from server.board import Board, board_bytes, mapped, sealed_file
+from server.control import Held, Hold, Message, Missing, Now, Refuses, Table
+from server.dealing import Dealing
+from server.events import EventLog
+from server.exposition import Exposed, Exposition, negotiated
+from server.facts import StateFacts
+from server.fleet import Fleet
+from server.health import Health, Phase, Question, liveness, readiness, startup
+from server.http_counters import PATHS, HttpCounters
+from server.logs import logger
+from server.regions import Region, fold
+from server.routes import AnyRoutes, Routes, Unavailable
+from server.runtime import (
+    WHY_NOT,
+    CannotReplace,
+    Change,
+    Keep,
+    WorkerStatus,
+    facts_of,
+    forced_rung,
+    layout_of,
+    wanted_versions,
+)
+from server.series import ModelSeries
+from server.settings import Settings
+from server.standing import leave, read_standing, state_of
+from server.worker_series import worker_page
+
+PATIENCE_SECONDS: Final = 30.0
+"""So long no worker may be ready before the server says that it is not alive."""
+
+_log = logger("supervisor")
+
+
+class NobodyHolds(ServingError):
+    """A route table that no worker can hold; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is told of a bundle that is open elsewhere."""
+
+    name: str
+    version: str
+    digest: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Breakers:
+    """The breakers of a bundle in all workers."""
+
+    regions: Sequence[Region]
+
+    @property
+    def state(self) -> str:
+        """The worst of theirs."""
+        return state_of(read_standing(self.regions))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedRoute:
+    """A bundle that workers answer for.
+
+    Attributes:
+        hold: what workers are told, so that they open it.
+        counters: descriptor of the file of its counters.
+        regions: the parts of it, one a slot.
+    """
+
+    bundle: Card
+    hold: Hold
+    series: ModelSeries
+    counters: int
+    regions: tuple[Region, ...]
+    breaker: Breakers
+    forced: Forced | None = None
+
+
+class SupervisorRuntime:
+    """Serves through workers.
+
+    Args:
+        settings: of the server.
+        count: of workers.
+        listener: of the data port.
+        facts: that were read from the state folder.
+        events: the log.
+        lock: descriptor of the state folder's lock, which the workers hold too.
+
+    Attributes:
+        phase: where the server is in its life.
+        routes: the current table.
+        fleet: the workers.
+        has_ended: nothing goes on in a thread of this process.
+    """
+
+    has_ended: Final = True
+
+    def __init__(
+        self,
+        settings: Settings,
+        count: int,
+        listener: socket.socket,
+        facts: StateFacts,
+        events: EventLog,
+        *,
+        lock: int | None = None,
+    ) -> None:
+        self.phase = Phase.STARTING
+        self.routes: AnyRoutes = Routes(facts.generation)
+        self._settings = settings
+        self._facts = facts
+        self._events = events
+        self._slots = count + 1
+        self._pending: AnyRoutes | None = None
+        self._generation = facts.generation
+        self._numbers = 0
+        self._publishing = asyncio.Lock()
+        self._stopping = threading.Event()
+        self._telling: set[asyncio.Task[Any]] = set()
+        self._refusals: dict[int, str] = {}
+        self._early_deaths = 0
+        self._replaced: dict[str, int] = dict.fromkeys(REPLACEMENT_REASONS, 0)
+        board = sealed_file("keelmark-board", board_bytes(self._slots))
+        self._board = Board(board)
+        self._board.generation = facts.generation
+        part = HttpCounters(PATHS).n_bytes
+        http = sealed_file("keelmark-http", part * self._slots)
+        memory = mapped(http)
+        parts = [HttpCounters(PATHS, memory, offset=part * i) for i in range(self._slots)]
+        self._exposition = Exposition(parts)
+        shared = [] if lock is None else [lock]
+        dealing = Dealing(listener, self._board, [board, *shared], self._dealer_replaced)
+        fleet_shares = [board, http, *shared]
+        self.fleet: Final = Fleet(settings, count, self, dealing, self._board, fleet_shares)
+        self._count = count
+        self._ready_at = asyncio.get_running_loop().time()
+
+    @property
+    def workers(self) -> list[WorkerStatus]:
+        """The worker processes, by slot."""
+        return [
+            WorkerStatus(
+                slot=worker.slot,
+                pid=worker.child.pid,
+                state=worker.state,
+                connections=self.fleet.connections(worker),
+                memory_bytes=self.fleet.memory_bytes(worker.slot),
+                cpu_seconds=self.fleet.cpu_seconds(worker.slot),
+            )
+            for worker in self.fleet.workers
+        ]
+
+    def health(self, question: Question) -> Health:
+        """The answer to one of the three questions."""
+        ready = self.fleet.ready
+        now = asyncio.get_running_loop().time()
+        if ready or self.phase is not Phase.SERVING:
+            self._ready_at = now
+        if question == "live":
+            is_live = now - self._ready_at < PATIENCE_SECONDS
+            return liveness() if is_live else Health(is_good=False, body={"live": False})
+        if question == "startup":
+            return startup(self.phase)
+        told = readiness(self.phase, self.routes, self._settings.required_models)
+        is_ready = told.is_good and ready > 0
+        workers = {"ready": ready, "wanted": self._count}
+        return Health(is_ready, {**told.body, "ready": is_ready, "workers": workers})
+
+    def metrics(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body of a scrape."""
+        form = negotiated(accept)
+        exposed = [
+            Exposed(route.series, route.regions, route.forced)
+            for route in self.routes.live.values()
+        ]
+        used = map(self.fleet.cpu_seconds, range(self._slots))
+        page = worker_page(self.workers, used, self._replaced)
+        return form.content_type, self._exposition.page(exposed, form, page)
+
+    async def start(self) -> None:
+        """Starts the workers, and has them open the live version of every model of the store.
+
+        One that cannot be opened does not take down the others: its requests are answered 503.
+
+        Raises:
+            NothingLive, StoreError, SettingsError: see `server.runtime.wanted_versions`.
+        """
+        found = await asyncio.to_thread(wanted_versions, self._settings)
+        self.routes = Routes(self.routes.generation, {}, {each.model: each for each in found})
+        self.fleet.start()
+        await self.fleet.until(lambda: self.fleet.ready > 0 or self._stopping.is_set())
+        for each in found:
+            if each.version is not None and not self._stopping.is_set():
+                await self._open(each.model, each.version)
+        if not self._stopping.is_set():
+            self._go_on(Phase.SERVING)
+
+    def drain(self) -> None:
+        """Not ready any more; requests are still answered, and nothing more is opened."""
+        self._stopping.set()
+        self._go_on(Phase.DRAINING)
+        self.fleet.wake()
+
+    async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        """Takes no connection, ends the workers, which answer what they have, and folds."""
+        self._stopping.set()
+        self.fleet.wake()
+        await self.fleet.stop(hurry or asyncio.Event())
+        self.phase = Phase.STOPPED
+        if self._telling:
+            await asyncio.wait(self._telling)
+
+    async def replace_workers(self, who: str, reason: str) -> int:
+        """Puts a new worker into the place of each, one by one."""
+        if self.phase is not Phase.SERVING:
+            raise CannotReplace(f"the server is {self.phase.value}; try again when it serves")
+        try:
+            return await self.fleet.replace(who, reason)
+        except ChildProcessError as error:
+            raise CannotReplace(str(error)) from error
+
+    async def publish(self, change: Change, keep: Keep) -> None:
+        """Routes every request that begins after it returns by the changed table.
+
+        Every worker holds the table before its generation is kept, and it is kept before the word
+        on the board says that it holds. A worker that dies meanwhile has a successor, which is told
+        of both tables. Whoever gives no sign of life is killed by who watches; nobody is here.
+        """
+        async with self._publishing:
+            self._generation += 1  # never twice, also after one that came to nothing
+            table = replace(change(self.routes), generation=self._generation)
+            self._pending = table
+            try:
+                await self._hand_out(table)
+                await keep(table.generation)
+            finally:
+                self._pending = None
+            self.routes = table
+            self._board.generation = table.generation
+
+    async def _hand_out(self, table: AnyRoutes) -> None:
+        before = self._early_deaths
+        for message, descriptors in self._messages(table, known=self.routes):
+            self.fleet.say(message, descriptors)
+
+        def is_held() -> bool:
+            told = [w for w in self.fleet.workers if w.state != "starting"]
+            return bool(told) and all(w.holds >= table.generation for w in told)
+
+        def is_hopeless() -> bool:
+            deaths = self._early_deaths - before
+            return table.generation in self._refusals or deaths > self._slots
+
+        await self.fleet.until(lambda: is_held() or is_hopeless() or (self._stopping.is_set()))
+        if not is_held():
+            why = self._refusals.get(table.generation, "workers ended while they opened it")
+            raise NobodyHolds(f"no worker can serve it: {why}")
+
+    # what the fleet asks and tells
+
+    def greetings(self) -> tuple[list[tuple[Message, list[int]]], int]:
+        """The phase, the current table, and the one that is being published."""
+        told: list[tuple[Message, list[int]]] = [(Now(self.phase.value), [])]
+        told += self._messages(self.routes)
+        if self._pending is None:
+            return told, self.routes.generation
+        told += self._messages(self._pending, known=self.routes)
+        return told, self._pending.generation
+
+    def refused(self, refusal: Refuses) -> None:
+        """A worker cannot hold a table."""
+        self._refusals[refusal.generation] = refusal.reason
+
+    def buried(self, slot: int) -> None:
+        """Folds what the slot's last worker has committed."""
+        tables = [table for table in (self.routes, self._pending) if table is not None]
+        routes = {route.counters: route for table in tables for route in table.live.values()}
+        for route in routes.values():
+            region = route.regions[slot]
+            while fold(region):
+                pass
+            leave(region)
+
+    def died_early(self) -> None:
+        """A worker has ended before it was ready."""
+        self._early_deaths += 1
+
+    def tell(self, kind: str, facts: dict[str, Any], who: str) -> None:
+        """Writes an event without waiting for the disk."""
+        _log.warning(kind, **facts, who=who)
+        if kind == "worker_replaced":
+            self._replaced[facts["why"]] += 1
+        self._soon(asyncio.to_thread(self._events.append, kind, who=who, facts=facts))
+
+    # within
+
+    async def _open(self, name: str, version: str) -> None:
+        """Puts a model into the table, as a route or with the reason why there is none."""
+        try:
+            route = await asyncio.to_thread(self._examined, name, version)
+            route = replace(route, forced=forced_rung(route.bundle, self._settings, self._facts))
+            await self.publish(lambda table: table.with_route(route), _nothing)
+        except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
+            if self._stopping.is_set():
+                return
+            trace = None if isinstance(error, ServingError) else error
+            facts = {"model": name, "version": version, "reason": str(error)}
+            _log.error("model_not_loaded", **facts, exc_info=trace)
+            missing = Unavailable(name, version, WHY_NOT)
+            await self.publish(lambda table: table.without(missing), _nothing)
+            await self._tell_of_model("model_not_loaded", name, version, reason=str(error))
+        else:
+            digest = route.bundle.digest
+            _log.info("model_loaded", model=name, version=version, digest=digest[:12])
+            await self._tell_of_model("model_loaded", name, version, digest=digest)
+
+    async def _tell_of_model(self, kind: str, model: str, version: str, **facts: str) -> None:
+        told = {"version": version, **facts}
+        await asyncio.to_thread(self._events.append, kind, model=model, facts=told)
+
+    def _examined(self, name: str, version: str) -> SharedRoute:
+        """A bundle that has passed its gate, with a file for its counters; in a thread.
+
+        It is opened here to see what is counted of it, and closed again.
+        """
+        store = Store(self._settings.store)
+        report = run_gate(store.folder(name, version), cancelled=self._stopping)
+        bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
+        layout = layout_of(bundle)
+        counters = sealed_file("keelmark-counters", layout.n_bytes * self._slots)
+        memory = mapped(counters)
+        regions = [Region(layout, memory, offset=layout.part(i)) for i in range(self._slots)]
+        for region in regions:
+            leave(region)
+        self._numbers += 1
+        hold = Hold(
+            number=self._numbers,
+            model=name,
+            version=version,
+            digest=report.digest,
+            batch_exact=report.batch_exact,
+            run_seconds=report.run_seconds,
+        )
+        return SharedRoute(
+            Card(bundle.name, bundle.version, bundle.digest, bundle.manifest),
+            hold,
+            ModelSeries(layout, facts_of(bundle)),
+            counters,
+            tuple(regions),
+            Breakers(regions),
+        )
+
+    def _messages(
+        self, table: AnyRoutes, known: AnyRoutes | None = None
+    ) -> list[tuple[Message, list[int]]]:
+        """What makes a worker hold a table, if it has the bundles of the `known` one."""
+        has = set() if known is None else {route.counters for route in known.live.values()}
+        live: list[SharedRoute] = list(table.live.values())
+        told: list[tuple[Message, list[int]]] = [
+            (route.hold, [route.counters]) for route in live if route.counters not in has
+        ]
+        held = [Held(route.hold.number, route.forced) for route in live]
+        missing = [Missing(m.model, m.version, m.why) for m in table.unavailable.values()]
+        message = Table(generation=table.generation, live=held, missing=missing)
+        return [*told, (message, [])]
+
+    def _go_on(self, phase: Phase) -> None:
+        self.phase = phase
+        self.fleet.say(Now(phase.value))
+
+    def _dealer_replaced(self, code: int) -> None:
+        self.tell("dealer_replaced", {"ended_with": code}, "server")
+
+    def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+
+async def _nothing(_: int) -> None:
+    """What is opened at the start is kept by who started it."""

@@ -1,0 +1,339 @@
+"""A worker: answers requests on the connections that the dealer passes to it. A process of its own.
+
+Started by the supervisor, `python -m server.worker CONTROL PARENT`. It opens the bundles that it is
+told to hold, in place and one after the other, in a thread; keeps the route tables that it is sent
+by generation; and looks once a request, after its last byte, which of them holds. It counts into
+its slot's part of the shared regions.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import uvicorn
+import uvloop
+
+from models.store import Store
+from server import logs
+from server.apps import create_app
+from server.board import Board, mapped
+from server.connections import protocol_for
+from server.control import (
+    Begin,
+    Channel,
+    Held,
+    Hold,
+    Holds,
+    Hurry,
+    Leave,
+    Now,
+    Refuses,
+    Stop,
+    Table,
+    receive,
+)
+from server.core import Core
+from server.cost import curve
+from server.handing import take
+from server.health import Phase
+from server.http_counters import PATHS, HttpCounters
+from server.moving import Mover, moving
+from server.orphans import die_with
+from server.port import Server, port_config, settle_memory
+from server.regions import Region
+from server.routes import Route, RouteTable, Unavailable
+from server.runtime import InProcessRuntime, deadline_ns_of, layout_of, make_route
+from server.settings import Settings
+from server.warm_up import warm_up
+
+BEAT_SECONDS: Final = 0.05
+LOOK_SECONDS: Final = 0.005
+AT_ONCE: Final = 16
+"""Connections taken before requests get their turn."""
+
+_log = logs.logger("worker")
+
+
+class SharedCore(Core):
+    """The path of requests, routed by the table whose generation stands on the board."""
+
+    __slots__ = ("_board", "_table", "_tables")
+
+    def __init__(self, settings: Settings, board: Board) -> None:
+        self._board = board
+        self._tables: dict[int, RouteTable] = {}
+        self._table = RouteTable()
+        super().__init__(settings)
+
+    @property
+    def routes(self) -> RouteTable:
+        """The table that holds now: one word is read for each request."""
+        generation = self._board.generation
+        if generation != self._table.generation:
+            self._table = self._tables.get(generation, self._table)
+        return self._table
+
+    @routes.setter
+    def routes(self, table: RouteTable) -> None:
+        """Holds a table; those that can no longer come to hold are let go."""
+        now = self._board.generation
+        kept = {g: held for g, held in self._tables.items() if g >= now}
+        self._tables = {**kept, table.generation: table}
+
+
+class WorkerRuntime(InProcessRuntime):
+    """Serves what the supervisor says, counts into shared memory."""
+
+    def __init__(self, begin: Begin, board: Board, http: HttpCounters) -> None:
+        settings = Settings(**begin.settings)
+        super().__init__(settings, core=SharedCore(settings, board), http=http)
+        self._slot = begin.slot
+        self._routes: dict[int, Route] = {}
+
+    async def start(self) -> None:
+        """Begins to fold; bundles are opened as they are named."""
+        self.core.start_runner()
+        self._fold_later(asyncio.get_running_loop())
+
+    async def hold(self, asked: Hold, counters: int) -> None:
+        """Opens a bundle; `counters` is the file of its counters.
+
+        Raises:
+            Exception: whatever opening it raises.
+        """
+        if asked.number not in self._routes:
+            self._routes[asked.number] = await asyncio.to_thread(self._opened, asked, counters)
+
+    def hold_table(self, table: Table) -> None:
+        """Keeps a table, whose bundles are open."""
+        live = {route.bundle.name: route for route in (self._as_held(held) for held in table.live)}
+        missing = {m.model: Unavailable(m.model, m.version, m.why) for m in table.missing}
+        self.core.routes = RouteTable(table.generation, live, missing)
+
+    def _as_held(self, held: Held) -> Route:
+        route = self._routes[held.number]
+        if route.forced != held.forced:
+            route = self._routes[held.number] = replace(route, forced=held.forced)
+        return route
+
+    def _opened(self, asked: Hold, counters: int) -> Route:
+        store = Store(self.settings.store)
+        bundle = store.open(
+            asked.model, asked.version, batch_exact=asked.batch_exact, digest=asked.digest
+        )
+        layout = layout_of(bundle)
+        region = Region(layout, mapped(counters), offset=layout.part(self._slot))
+        route = warm_up(make_route(bundle, curve(asked.run_seconds), region))
+        return replace(route, deadline_ns=deadline_ns_of(bundle, self.settings))
+
+
+class WorkerServer(Server):
+    """uvicorn's server without a listening socket: connections come over the pair.
+
+    Attributes:
+        is_up: it can take connections.
+    """
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config, settings)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Nothing is listened on."""
+        del sockets
+        await self.lifespan.startup()
+        self.servers = []
+        self.started = True
+        self.is_up.set()
+
+    def protocol(self) -> asyncio.Protocol:
+        """A protocol for one connection."""
+        made: Any = self.config.http_protocol_class
+        return made(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+class Worker:
+    """Everything of one worker; on its loop.
+
+    Args:
+        begin: who it is.
+        descriptors: that came with it.
+        control: its end of the channel.
+    """
+
+    def __init__(self, begin: Begin, descriptors: list[int], control: socket.socket) -> None:
+        pair, board, http, *self._lock = descriptors
+        self._slot = begin.slot
+        self._loop = asyncio.get_running_loop()
+        self._pair = socket.socket(fileno=pair)
+        self._board = Board(board)
+        memory = mapped(http)
+        counters = HttpCounters(PATHS, memory, offset=len(memory) // begin.slots * begin.slot)
+        self.runtime = WorkerRuntime(begin, self._board, counters)
+        self._mover = Mover(self._pair, self._board, begin.slot)
+        settings = self.runtime.settings
+        lane = create_app(settings, self.runtime)
+        usual = protocol_for(settings.max_connections, settings.max_header_bytes, counters)
+        config = port_config(settings, lane, moving(usual, self._mover))
+        self._server = WorkerServer(config, settings)
+        lane.under_way = self._server.server_state.tasks
+        self._opening: asyncio.Queue[tuple[Hold | Table, list[int]]] = asyncio.Queue()
+        self._refused: dict[int, str] = {}
+        self._hurry = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._channel = Channel(control, self._on_message, partial(os._exit, 1))
+
+    async def run(self) -> bool:
+        """Until it is told to end; gives whether nothing goes on in a thread."""
+        self._beat()
+        await self.runtime.start()
+        serving = asyncio.create_task(self._server.serve())
+        await self._server.is_up.wait()
+        opening = asyncio.create_task(self._open_in_order())
+        self._loop.add_reader(self._pair.fileno(), self._take)
+        await self._ended.wait()
+        opening.cancel()
+        await self._end(serving)
+        return self.runtime.has_ended
+
+    async def _end(self, serving: asyncio.Task[None]) -> None:
+        self._server.close_after_answers()
+        await self._connect_all()
+        await self._server.until_empty(self._hurry)
+        self._loop.remove_reader(self._pair.fileno())
+        self.runtime.refuse_new()
+        self._server.should_exit = True
+        await serving
+        await self.runtime.stop()
+
+    def _beat(self) -> None:
+        self._board.beats(self._slot)
+        for route in self.runtime.routes.live.values():
+            route.notice.queued(self.runtime.core.queued(route))
+        self._loop.call_later(BEAT_SECONDS, self._beat)
+
+    # connections
+
+    def _take(self) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                found = take(self._pair)
+            except OSError as error:
+                _log.error("connection_not_taken", reason=str(error))
+                return
+            if found is None:
+                return
+            if found.connection is None:
+                self._mover.wanted = found.moves
+                self._mover.look(self._server.server_state.connections)
+            else:
+                self._board.has_taken(self._slot)
+                self._do(self._connect(socket.socket(fileno=found.connection)))
+
+    async def _connect_all(self) -> None:
+        """Takes all that has been dealt, so that nothing of it is overlooked at the end."""
+        while True:
+            self._take()
+            connecting = self._tasks - {asyncio.current_task()}
+            if not connecting:
+                return
+            await asyncio.wait(connecting)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._server.protocol, connection)
+        except OSError:  # the caller has gone: there is no protocol that could count that
+            connection.close()
+            self._mover.closed()
+
+    # messages
+
+    def _on_message(self, message: Any, descriptors: list[int]) -> None:
+        match message:
+            case Hold() | Table():
+                self._opening.put_nowait((message, descriptors))
+            case Now(phase):
+                self.runtime.phase = Phase(phase)
+                if self.runtime.phase is Phase.DRAINING:
+                    self._server.close_after_answers()
+            case Leave():
+                self._do(self._leave())
+            case Stop():
+                self._ended.set()
+            case Hurry():
+                self._hurry.set()
+            case _:
+                raise AssertionError(message)
+
+    async def _open_in_order(self) -> None:
+        while True:
+            message, descriptors = await self._opening.get()
+            if isinstance(message, Hold):
+                await self._hold(message, descriptors[0])
+            else:
+                self._hold_table(message)
+
+    async def _hold(self, asked: Hold, counters: int) -> None:
+        try:
+            await self.runtime.hold(asked, counters)
+            settle_memory()
+        except Exception as error:  # noqa: BLE001  (whatever it is, the supervisor hears of it)
+            self._refused[asked.number] = str(error) or type(error).__name__
+
+    def _hold_table(self, table: Table) -> None:
+        for held in table.live:
+            if held.number in self._refused:
+                reason = self._refused[held.number]
+                self._channel.send(Refuses(table.generation, held.number, reason))
+                return
+        self.runtime.hold_table(table)
+        self._channel.send(Holds(table.generation))
+
+    async def _leave(self) -> None:
+        """Gives back connections as they become idle; the rest is told to close."""
+        self._mover.is_leaving = True
+        deadline = self._loop.time() + self.runtime.settings.drain_seconds
+        connections = self._server.server_state.connections
+        await self._connect_all()
+        while connections and self._loop.time() < deadline and not self._hurry.is_set():
+            self._mover.look(connections)
+            await asyncio.sleep(LOOK_SECONDS)
+        self._ended.set()
+
+    def _do(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _run(begin: Begin, descriptors: list[int], control: socket.socket) -> bool:
+    return await Worker(begin, descriptors, control).run()
+
+
+def main(arguments: list[str]) -> None:
+    """`python -m server.worker CONTROL PARENT`: the channel's descriptor, the parent's id."""
+    control, parent = map(int, arguments)
+    die_with(parent)
+    end = socket.socket(fileno=control)
+    first = receive(end)
+    if first is None:
+        return
+    begin, descriptors = first
+    assert isinstance(begin, Begin), begin
+    settings = Settings(**begin.settings)
+    logs.configure(settings.log_level, settings.log_format)
+    has_ended = uvloop.run(_run(begin, descriptors, end))
+    logs.flush()
+    if not has_ended:
+        os._exit(0)  # a run goes on in its thread: taking Python down under it may crash
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
