@@ -183,7 +183,7 @@ def test_the_operation_tells_what_no_schema_can_say(full_page: dict[str, Any]):
     assert (
         "else a simpler baseline model, else the rules (`long_weekend`" in operation["description"]
     )
-    assert "`far_from_home`: less(" in operation["description"]
+    assert "`far_from_home`: distance <" in operation["description"]
     deadline = next(p for p in operation["parameters"] if p["name"] == "Keelmark-Deadline-Ms")
     assert deadline["schema"] == {"type": "integer", "minimum": 1, "maximum": 60_000}
     assert "Retry-After" in operation["responses"]["503"]["headers"]
