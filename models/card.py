@@ -48,7 +48,10 @@ def card_text(
     words: Words,
     shares: Shares,
 ) -> str:
-    """The card as Markdown. No value of a sensitive field is in it."""
+    """The card as Markdown.
+
+    No value of a sensitive field is in it, but for those that conditions of checks and rules name.
+    """
     sections = [
         _head(manifest),
         _section("What it is for", _said(words.intended_use)),
@@ -139,7 +142,7 @@ def _fields(fields: Sequence[Field], fallback: Fallback, reference: Reference) -
         seen = ", ".join(f"{r.rate:.2%} {t}" for t, r in rates.items() if r.rate) or "no trouble"
         what = describe(field) + (", null" if field.nullable else "")
         what += f" ({field.sensitive}: sensitive)" if field.sensitive else ""
-        policies = ", ".join(_policy(t, p) for t, p in fallback.policies[field.name].items())
+        policies = ", ".join(_policy(field, *one) for one in fallback.policies[field.name].items())
         lines.append(f"| `{field.name}` | {_cell(what)} | {seen} | {_cell(policies)} |")
     lines.extend(_notes_on(fields))
     return lines
@@ -151,15 +154,17 @@ def _notes_on(fields: Sequence[Field]) -> list[str]:
     if sensitive:
         lines.append(
             f"- sensitive, so in no answer, metric, page or log: {', '.join(sensitive)}; golden "
-            "rows have generated values for them"
+            "rows have generated values for them, but in examples of checks and rules"
         )
     else:
         lines.append("- no field is declared sensitive")
     return ["", *lines]
 
 
-def _policy(trouble: str, policy: Policy) -> str:
-    value = f" with {_text(policy.value)}" if policy.value is not None else ""
+def _policy(field: Field, trouble: str, policy: Policy) -> str:
+    value = ""
+    if policy.value is not None:
+        value = " with a value of its own" if field.sensitive else f" with {_text(policy.value)}"
     return f"{trouble}: {policy.policy}{value}"
 
 

@@ -1,7 +1,6 @@
 """The rows that a bundle is made from: encoded, in time, with their target; and the held-out."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -167,8 +166,3 @@ def time_range(rows: Rows) -> tuple[str | None, str | None]:
 
 def _text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def sensitive_places(fitted: Fitted) -> Sequence[int]:
-    """Positions of the fields whose values golden rows must not have."""
-    return [place for place, field in enumerate(fitted.fields) if field.sensitive]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.manifest import MANIFEST, Manifest, read
+from models.policies import repair
 from tests.packed import DRIVERS, full_bundle, packed, trips
 
 
@@ -142,3 +143,11 @@ def test_few_rows_are_called_few(tmp_path: Path):
     assert 0 < rare < 20
     assert "| carrier: AA | few |" in text
     assert "few are less than 20" in text
+
+
+def test_what_repairs_a_sensitive_field_is_not_in_it(tmp_path: Path):
+    policies = {"driver": {"missing": repair(DRIVERS[0])}, "distance": {"missing": repair(12.5)}}
+    text = (packed(tmp_path, policies=policies) / "card.md").read_text("utf-8")
+    assert "missing: repair with a value of its own, invalid: repair" in text
+    assert "missing: repair with 12.5" in text
+    assert not any(driver in text for driver in DRIVERS)
