@@ -126,7 +126,7 @@ def _lower_table(b: GraphBuilder, calls: Sequence[Call], context: Context) -> st
 # columns
 
 
-MANY_REPEATS: Final = 12
+MANY_REPEATS: Final = 24
 """Columns from which a product repeats them faster than Gather does."""
 
 
