@@ -5,9 +5,12 @@ that each is what the operator could have learned.
 """
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import numpy as np
 
 from features.errors import DeclarationError
 from features.fields import Field, check_texts
@@ -15,6 +18,16 @@ from features.nodes import Expression, walk
 from features.ops import OPS
 from features.ops.base import Plan, State, Text
 from features.pairs import check_pairs
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists, which can be compared."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
 
 # vocabularies
 
@@ -35,7 +48,7 @@ def given_vocabularies(
                 "vocabulary is learned; leave it out"
             )
     return {
-        name: field.vocabulary or _vocabulary(field, given.get(name))
+        name: field.vocabulary or _vocabulary(field, _plain(given.get(name)))
         for name, field in categories.items()
     }
 
@@ -74,7 +87,7 @@ def given_states(
         raise DeclarationError(f"with_state(): {unknown} are no features; they are {[*features]}")
     entries: dict[str, Any] = {}
     for name, root in features.items():
-        for node, entry in _entries(name, root, given.get(name, {})):
+        for node, entry in _entries(name, root, _plain(given.get(name, {}))):
             if entries.setdefault(node.key, entry) != entry:
                 raise DeclarationError(
                     f"with_state(): feature {name!r}, {node!r} has other constants in another "
@@ -140,10 +153,19 @@ class _Given:
         return DeclarationError(f"{self.where} {what}")
 
     def number(self, value: Any, what: str) -> float:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Real)
+            or not math.isfinite(value)
+        ):
             raise self.wrong(f"has {what}={value!r}; expected a finite number")
         return float(value)
+
+    def listed(self, name: str) -> list[Any]:
+        value: Any = self.values[name]
+        if not isinstance(value, (list, tuple)):
+            raise self.wrong(f"has {name}={value!r}; expected a list")
+        return list(value)
 
     def of(self, name: str) -> float:
         return self.number(self.values[name], name)
@@ -191,8 +213,7 @@ def _scale(given: _Given) -> State:
 
 def _bucketize(given: _Given) -> State:
     given.take("edges")
-    listed: Any = given.values["edges"]
-    edges = [given.number(edge, "an edge") for edge in listed]
+    edges = [given.number(edge, "an edge") for edge in given.listed("edges")]
     most = given.node.params["bins"] - 1
     if not 1 <= len(edges) <= most or sorted(set(edges)) != edges:
         raise given.wrong(f"has edges {edges}; expected 1 to {most}, ascending and distinct")
@@ -217,7 +238,7 @@ def _target_mean(given: _Given) -> State:
 
 def _cross(given: _Given) -> State:
     given.take("pairs")
-    pairs = check_pairs(given.node, given.values["pairs"], given.where)
+    pairs = check_pairs(given.node, given.listed("pairs"), given.where)
     most = given.node.params["max_pairs"]
     if len(pairs) > most:
         raise given.wrong(f"has {len(pairs):,} pairs; max_pairs is {most:,}")

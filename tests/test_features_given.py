@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from features import DeclarationError, FeatureSet, Fitted, category, cross, number
@@ -189,6 +190,45 @@ REFUSED: dict[str, tuple[Expression, Any, Any, str]] = {
         "makes null a value",
     ),
 }
+
+
+@pytest.mark.parametrize("listed", [None, 5, "pq", {"p": "q"}])
+@pytest.mark.parametrize(
+    ("feature", "operator", "entry"),
+    [
+        (x.bucketize(bins=4), "bucketize", "edges"),
+        (cross(c, d).ordinal(), "cross", "pairs"),
+    ],
+)
+def test_what_is_no_list_is_refused(feature: Any, operator: str, entry: str, listed: Any):
+    with pytest.raises(DeclarationError, match=f"has {entry}=.*; expected a list"):
+        give(feature, {operator: {entry: listed}}, WORDS if operator == "cross" else {})
+
+
+def test_numbers_and_arrays_of_numpy_are_taken():
+    """As other libraries have them, and in two features that share an operator."""
+    bucket, scaled = x.bucketize(bins=4), x.standardize()
+    subject = FeatureSet(
+        "given",
+        version=1,
+        features={"a": bucket, "b": bucket + 1, "s": scaled, "o": c.ordinal()},
+    )
+    edges = {"bucketize": {"edges": np.array([1.0, 2.5])}}
+    given = {
+        "a": edges,
+        "b": edges,
+        "s": {"standardize": {"shift": np.float32(0.5), "scale": np.int64(2)}},
+    }
+    words: Any = {"c": np.array(WORDS["c"])}
+    plain = {
+        "a": {"bucketize": {"edges": [1.0, 2.5]}},
+        "s": {"standardize": {"shift": 0.5, "scale": 2.0}},
+    }
+    plain_words = {"c": WORDS["c"]}
+    taken = subject.with_state(given, vocabularies=words)
+    assert (
+        taken.features_digest == subject.with_state(plain, vocabularies=plain_words).features_digest
+    )
 
 
 @pytest.mark.parametrize("what", REFUSED)
