@@ -30,6 +30,7 @@ TICK_MS: Final = 50
 AT_ONCE: Final = 64
 """Connections accepted before anything else gets its turn."""
 LONGEST: Final = 4096
+PAUSE_SECONDS: Final = 0.01
 
 
 @dataclass(slots=True, eq=False)
@@ -135,8 +136,10 @@ class Dealer:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError:
-                # It was reset while it waited, or no descriptor is free: the next turn tries again.
+            except ConnectionAbortedError:  # the caller did not wait for its turn
+                continue
+            except OSError:  # no descriptor is free: the next turn tries again
+                time.sleep(PAUSE_SECONDS)
                 return
             self._deal(connection)
             most = None if most is None else most - 1

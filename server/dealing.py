@@ -61,7 +61,7 @@ class Dealing:
         self._unanswered: int = 0
         self._settled = asyncio.Event()
         self._has_ended = asyncio.Event()
-        self._is_over = self._is_stopping = False
+        self._is_over = False
         self._control: socket.socket | None = None
         self._child: Child | None = None
         self._silence: Silence | None = None
@@ -92,8 +92,6 @@ class Dealing:
                 self._say("gone", [], worker)
             elif pair.is_ready:
                 self._say("deal", [], worker, on=True)
-        if self._is_stopping and self._listener is not None:
-            self._say("stop", [])
 
     def add(self, worker: int, pair: Pair) -> None:
         """A worker has been started; it is not dealt to yet."""
@@ -118,11 +116,11 @@ class Dealing:
         """What the kernel has accepted is dealt; nobody listens when this returns."""
         if self._listener is None:
             return
-        self._is_stopping = True
-        self._say("stop", [])
-        await self.settled()
+        # First here: the dealer, which takes all that waits, is then the last to close it.
         self._listener.close()
         self._listener = None
+        self._say("stop", [])
+        await self.settled()
 
     def watch(self, now_ns: int) -> None:
         """Ends a dealer that gives no sign of life; it is replaced."""

@@ -160,6 +160,14 @@ class Fleet:
         for worker in self._workers.values():
             worker.channel.send(message, descriptors)
 
+    def hand_out(self, messages: Sequence[tuple[Message, list[int]]], generation: int) -> None:
+        """Tells every worker of a table; one that starts is not dealt to before it holds it."""
+        for worker in self._workers.values():
+            if worker.state == "starting":
+                worker.must_hold = max(worker.must_hold, generation)
+            for message, descriptors in messages:
+                worker.channel.send(message, descriptors)
+
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Waits until something holds that depends on the workers."""
         while not is_so():

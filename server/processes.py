@@ -1,7 +1,6 @@
 """Starting the processes of a server, and hearing of their end."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -41,13 +40,14 @@ class Child:
         return self._process.returncode
 
     def kill(self) -> None:
-        """Ends it at once."""
-        with contextlib.suppress(ProcessLookupError):
+        """Ends it at once, if it has not ended."""
+        if self._descriptor >= 0:
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     def _on_end(self) -> None:
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
+        self._descriptor = -1
         try:
             self._ended()
         finally:

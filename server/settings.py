@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -42,6 +42,7 @@ UNSET: Final = {"required_models": "all", "deadline_ms": "the model's"}
 """What a setting is called that has no value."""
 
 Forced = Literal["baseline", "rules"]
+WorkerCount = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -105,12 +106,10 @@ class Settings(BaseSettings):
         le=MOST_DEADLINE_MS,
         allow_inf_nan=False,
     )
-    workers: int | Literal["auto"] = _setting(
+    workers: WorkerCount | Literal["auto"] = _setting(
         1,
         "Processes that answer requests, on Linux; 1 is a single process, without a supervisor. "
         "`auto` is one for each whole CPU that the machine and the cgroup's quota allow.",
-        ge=1,
-        le=MOST_WORKERS,
     )
     queue_requests: int = _setting(
         256,
@@ -158,7 +157,10 @@ class Settings(BaseSettings):
         le=LONGEST_SECONDS,
     )
     max_connections: int = _setting(
-        1_024, "Requests of connections beyond this are answered 503.", unit="connections", ge=1
+        1_024,
+        "Requests of connections beyond this are answered 503; with workers, beyond this for each.",
+        unit="connections",
+        ge=1,
     )
     drain_delay_seconds: float = _setting(
         2.0,
@@ -280,7 +282,7 @@ def type_of(field: FieldInfo) -> str:
     choices = [choice for choice in get_args(field.annotation) if choice is not type(None)]
     if not choices or (len(choices) == 1 and choices[0] in (int, float)):
         return names[getattr(choices[0] if choices else field.annotation, "__name__", "str")]
-    if choices == [int, Literal["auto"]]:
+    if Literal["auto"] in choices:
         return "integer | auto"
     is_choice = all(isinstance(choice, str) for choice in choices)
     return " | ".join(choices) if is_choice else "list of texts"

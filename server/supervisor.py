@@ -5,6 +5,7 @@ the file of its counters, publishes route tables to the workers, and sums what t
 """
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Coroutine, Sequence
@@ -261,8 +262,7 @@ class SupervisorRuntime:
 
     async def _hand_out(self, table: AnyRoutes) -> None:
         before = self._early_deaths
-        for message, descriptors in self._messages(table, known=self.routes):
-            self.fleet.say(message, descriptors)
+        self.fleet.hand_out(self._messages(table, known=self.routes), table.generation)
 
         def is_held() -> bool:
             told = [w for w in self.fleet.workers if w.state != "starting"]
@@ -317,11 +317,14 @@ class SupervisorRuntime:
 
     async def _open(self, name: str, version: str) -> None:
         """Puts a model into the table, as a route or with the reason why there is none."""
+        route: SharedRoute | None = None
         try:
             route = await asyncio.to_thread(self._examined, name, version)
             route = replace(route, forced=forced_rung(route.bundle, self._settings, self._facts))
             await self.publish(lambda table: table.with_route(route), _nothing)
         except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
+            if route is not None:
+                os.close(route.counters)
             if self._stopping.is_set():
                 return
             trace = None if isinstance(error, ServingError) else error

@@ -188,7 +188,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._channel = Channel(control, self._on_message, partial(os._exit, 1))
+        self._control = control
 
     async def run(self) -> bool:
         """Until it is told to end; gives whether nothing goes on in a thread."""
@@ -196,7 +196,8 @@ class Worker:
         await self.runtime.start()
         serving = asyncio.create_task(self._server.serve())
         await self._server.is_up.wait()
-        opening = asyncio.create_task(self._open_in_order())
+        channel = Channel(self._control, self._on_message, partial(os._exit, 1))
+        opening = asyncio.create_task(self._open_in_order(channel))
         self._loop.add_reader(self._pair.fileno(), self._take)
         await self._ended.wait()
         opening.cancel()
@@ -272,13 +273,13 @@ class Worker:
             case _:
                 raise AssertionError(message)
 
-    async def _open_in_order(self) -> None:
+    async def _open_in_order(self, channel: Channel) -> None:
         while True:
             message, descriptors = await self._opening.get()
             if isinstance(message, Hold):
                 await self._hold(message, descriptors[0])
             else:
-                self._hold_table(message)
+                channel.send(self._held(message))
 
     async def _hold(self, asked: Hold, counters: int) -> None:
         try:
@@ -287,14 +288,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001  (whatever it is, the supervisor hears of it)
             self._refused[asked.number] = str(error) or type(error).__name__
 
-    def _hold_table(self, table: Table) -> None:
+    def _held(self, table: Table) -> Holds | Refuses:
         for held in table.live:
             if held.number in self._refused:
-                reason = self._refused[held.number]
-                self._channel.send(Refuses(table.generation, held.number, reason))
-                return
+                return Refuses(table.generation, held.number, self._refused[held.number])
         self.runtime.hold_table(table)
-        self._channel.send(Holds(table.generation))
+        return Holds(table.generation)
 
     async def _leave(self) -> None:
         """Gives back connections as they become idle; the rest is told to close."""

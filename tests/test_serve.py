@@ -28,6 +28,12 @@ from tests.serving import Server, serving
 from tests.test_tensor_packing import EXAMPLES, two_inputs
 from tests.tiny import GOOD, NAME, SECRET, pack_tiny
 
+EITHER = pytest.mark.parametrize(
+    "workers",
+    ["1", pytest.param("2", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
+)
+"""A server in one process and one with workers do the same."""
+
 
 def keelmark(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -131,9 +137,10 @@ def test_a_stop_under_load_fails_no_request(store: Path, tmp_path: Path):
     assert all(caller.told_to_close > 0 for caller in callers)
 
 
-def test_what_is_under_way_ends_when_it_stops(store: Path, tmp_path: Path):
+@EITHER
+def test_what_is_under_way_ends_when_it_stops(store: Path, tmp_path: Path, workers: str):
     body = json.dumps([GOOD] * 3).encode()
-    with serving(store, tmp_path, "--drain-delay-seconds", "0.5") as server:
+    with serving(store, tmp_path, "--workers", workers, "--drain-delay-seconds", "0.5") as server:
         with socket.create_connection(("127.0.0.1", server.port), 20) as sock:
             head = (
                 f"POST /predict/{NAME} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -150,14 +157,16 @@ def test_what_is_under_way_ends_when_it_stops(store: Path, tmp_path: Path):
         assert server.process.wait(20) == 0
 
 
-def test_ctrl_c_does_not_wait_for_the_delay(store: Path, tmp_path: Path):
-    with serving(store, tmp_path, "--drain-delay-seconds", "60") as server:
+@EITHER
+def test_ctrl_c_does_not_wait_for_the_delay(store: Path, tmp_path: Path, workers: str):
+    with serving(store, tmp_path, "--workers", workers, "--drain-delay-seconds", "60") as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(20) == 0
 
 
-def test_a_second_signal_ends_the_delay(store: Path, tmp_path: Path):
-    with serving(store, tmp_path, "--drain-delay-seconds", "60") as server:
+@EITHER
+def test_a_second_signal_ends_the_delay(store: Path, tmp_path: Path, workers: str):
+    with serving(store, tmp_path, "--workers", workers, "--drain-delay-seconds", "60") as server:
         server.process.send_signal(signal.SIGTERM)
         while server.get("/health/ready").status != 503:
             time.sleep(0.01)

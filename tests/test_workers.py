@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -98,6 +99,7 @@ class Load:
     port: int
     callers: int
     pause: float = 0.0
+    may_be_forced: bool = False
     sent: int = 0
     answered: int = 0
     failures: list[str] = field(default_factory=list)
@@ -142,12 +144,60 @@ class Load:
         size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
         body = json.loads(await reader.readexactly(size))
         assert head.startswith(b"http/1.1 200"), head
-        assert body["served_by"] == "model"
+        assert body["served_by"] == "model" or self.may_be_forced
         is_told_to_close = b"connection: close" in head
         self.closed += is_told_to_close
         self.answered += 1
         self.slowest = max(self.slowest, time.monotonic() - began)
         return not is_told_to_close
+
+
+@pytest.mark.trial
+def test_workers_that_are_killed_and_stopped_at_random_lose_only_what_they_had(
+    store: Path, tmp_path: Path
+):
+    """A hundred ends of workers and a dozen of dealers under load, with changes by an operator."""
+    chance, rounds = random.Random(5), int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "100"))
+    slowest, old_answers, total = {"kill": 0.0, "stop": 0.0}, 0, 0.0
+    with serving(store, tmp_path, *ARGUMENTS) as server:
+        with Load(server.port, callers=16, pause=0.002, may_be_forced=True) as load:
+            for n in range(rounds):
+                how = chance.choice(["kill", "kill", "stop"])
+                victim = chance.choice(workers_of(tmp_path))["pid"]
+                os.kill(victim, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+                if n % 8 == 0:
+                    (dealer,) = children_of(server.process.pid, "server.dealer") or [0]
+                    if dealer:
+                        os.kill(dealer, signal.SIGKILL)
+                force(tmp_path, chance.choice(["rules", None]), served := [])
+                for _ in range(4):  # on a new connection each
+                    old_answers += server.predict(NAME, GOOD).body["served_by"] != served[0]
+                took = wait_until(lambda gone=victim: is_whole(tmp_path, without=gone))
+                slowest[how] = max(slowest[how], took)
+                now = counted(server)
+                assert now >= total
+                total = now
+        wait_until(lambda: is_quiet(tmp_path))
+        total = counted(server)
+    assert old_answers == 0
+    own = 4 * rounds
+    assert load.answered + own <= total <= load.sent + own
+    assert len(load.failures) <= 16 * rounds
+    assert max(slowest.values()) < 10  # a successor's start and the opening of its bundles, mostly
+
+
+def force(folder: Path, rung: str | None, served: list[str]) -> None:
+    """Forces a rung, and says who answers from then on."""
+    body = {"rung": rung, "reason": "a trial"}
+    call(f"/models/{NAME}/force-fallback", body, server=None, state_dir=folder / "state")
+    served.append(rung or "model")
+
+
+def is_whole(folder: Path, *, without: int) -> bool:
+    """Whether both workers are ready, and neither is the one that was ended."""
+    found = workers_of(folder)
+    states = [worker["state"] for worker in found]
+    return states == ["ready"] * 2 and without not in {worker["pid"] for worker in found}
 
 
 @pytest.mark.parametrize(("count", "share"), [(64, 32), (8, 4)])
@@ -255,6 +305,42 @@ def test_workers_are_replaced_under_load_and_no_connection_is_closed(server: Ser
     assert sorted(worker["connections"] for worker in new) == [16, 16]
     last = [e.facts["why"] for e in events_in(folder / "state") if e.kind == "worker_replaced"][-2:]
     assert last == ["asked", "asked"]
+
+
+def test_what_an_operator_changes_holds_on_every_worker_and_its_successor(
+    server: Server, folder: Path
+):
+    force(folder, "rules", [])
+    try:
+        connections = [Connection(server.port) for _ in range(8)]
+        answers = [connection.ask(REQUEST).json["served_by"] for connection in connections]
+        for connection in connections:
+            connection.close()
+        assert answers == ["rules"] * 8
+        killed = workers_of(folder)[0]["pid"]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: is_whole(folder, without=killed))
+        answers = [server.predict(NAME, GOOD).body["served_by"] for _ in range(8)]
+        assert answers == ["rules"] * 8
+    finally:
+        force(folder, None, [])
+    assert [server.predict(NAME, GOOD).body["served_by"] for _ in range(4)] == ["model"] * 4
+
+
+def test_a_change_waits_for_a_stopped_worker_and_then_for_its_successor(
+    server: Server, folder: Path
+):
+    stopped = workers_of(folder)[1]["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        force(folder, "rules", [])
+        assert 1 < time.monotonic() - began < 10  # until it was found to be stuck
+        for _ in range(8):
+            assert server.predict(NAME, GOOD).body["served_by"] == "rules"
+    finally:
+        force(folder, None, [])
+    wait_until(lambda: is_whole(folder, without=stopped))
 
 
 def test_a_new_worker_gets_idle_connections_of_the_others(server: Server, folder: Path):
