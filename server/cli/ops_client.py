@@ -69,7 +69,7 @@ def call(
         raise SettingsError(f"--server {base!r} is no URL; use such as http://127.0.0.1:8081")
     request = urllib.request.Request(base + path, data, headers)  # noqa: S310  (checked above)
     try:
-        with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:  # noqa: S310
+        with _open(request, timeout=timeout_seconds) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as refused:
         raise _no(refused) from refused
@@ -78,6 +78,18 @@ def call(
             f"{base} does not answer as a keelmark ops port does ({error}); is it the ops port, "
             "and does the server run?"
         ) from error
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """An ops port sends nobody elsewhere, and the token is not for whoever else is there."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        """Nowhere: the answer is an error."""
+
+
+_open: Final = urllib.request.build_opener(_NoRedirects).open
 
 
 def _url(folder: Path) -> str:

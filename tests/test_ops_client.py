@@ -1,0 +1,46 @@
+"""How commands call an ops port: who gets to see the token."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from server.cli.ops_client import VARIABLE, ServerSaysNo, call
+
+SECRET: Final = "a token of the ops port"
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Sends everybody on to another path of its own, and keeps what they brought there."""
+
+    seen: Final[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, self.headers["Authorization"]))
+        self.send_response(302 if self.path == "/status" else 200)
+        self.send_header("Location", f"http://localhost:{self.headers['Host'].rpartition(':')[2]}/")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its base's name)
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_the_token_goes_nowhere_but_where_it_was_sent(
+    elsewhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(VARIABLE, SECRET)
+    with pytest.raises(ServerSaysNo, match="it answered 302"):
+        call("/status", server=elsewhere, state_dir=tmp_path)
+    assert Elsewhere.seen == [("/status", f"Bearer {SECRET}")]
