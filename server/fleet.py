@@ -122,6 +122,7 @@ class Fleet:
         self._is_stopping = False
         self._changed = asyncio.Event()
         self._looked_ns = 0
+        self._ready_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._replacing = asyncio.Lock()
 
@@ -134,6 +135,11 @@ class Fleet:
     def ready(self) -> int:
         """How many can be dealt to."""
         return sum(worker.state == "ready" for worker in self._workers.values())
+
+    @property
+    def seconds_without(self) -> float:
+        """How long no worker has been ready."""
+        return 0.0 if self.ready else time.monotonic() - self._ready_at
 
     def connections(self, worker: Worker) -> int:
         """That it has."""
@@ -353,6 +359,8 @@ class Fleet:
 
     def _watch(self) -> None:
         now_ns = time.monotonic_ns()
+        if self.ready:
+            self._ready_at = time.monotonic()
         if now_ns - self._looked_ns < WATCH_SECONDS * 1e9 + LATE_NS:
             self._dealing.watch(now_ns)
             for worker in self._workers.values():

@@ -155,7 +155,6 @@ class SupervisorRuntime:
         fleet_shares = [board, http, *shared]
         self.fleet: Final = Fleet(settings, count, self, dealing, self._board, fleet_shares)
         self._count = count
-        self._ready_at = asyncio.get_running_loop().time()
 
     @property
     def workers(self) -> list[WorkerStatus]:
@@ -174,16 +173,13 @@ class SupervisorRuntime:
 
     def health(self, question: Question) -> Health:
         """The answer to one of the three questions."""
-        ready = self.fleet.ready
-        now = asyncio.get_running_loop().time()
-        if ready or self.phase is not Phase.SERVING:
-            self._ready_at = now
         if question == "live":
-            is_live = now - self._ready_at < PATIENCE_SECONDS
-            return liveness() if is_live else Health(is_good=False, body={"live": False})
+            is_stuck = self.phase is Phase.SERVING and self.fleet.seconds_without > PATIENCE_SECONDS
+            return Health(is_good=False, body={"live": False}) if is_stuck else liveness()
         if question == "startup":
             return startup(self.phase)
         told = readiness(self.phase, self.routes, self._settings.required_models)
+        ready = self.fleet.ready
         is_ready = told.is_good and ready > 0
         workers = {"ready": ready, "wanted": self._count}
         return Health(is_ready, {**told.body, "ready": is_ready, "workers": workers})

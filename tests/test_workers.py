@@ -18,10 +18,11 @@ from typing import Any, Self
 
 import pytest
 
+from server import supervisor
 from server.cli.ops_client import call
 from server.events import events_in
 from server.state_folder import running_server
-from tests.in_thread import Connection, post
+from tests.in_thread import Connection, post, server_over
 from tests.serving import Server, serving, wait_until_ready
 from tests.tiny import GOOD, NAME, pack_tiny
 
@@ -381,6 +382,7 @@ def test_a_killed_supervisor_takes_everything_with_it_and_a_restart_works(
     with serving(store, tmp_path, *ARGUMENTS) as server:
         children = children_of(server.process.pid, "server.")
         assert len(children) == 3
+        os.kill(children[-1], signal.SIGSTOP)  # one that cannot hear of it
         server.process.kill()
         server.process.wait()
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 5)
@@ -396,6 +398,24 @@ def test_a_killed_supervisor_takes_everything_with_it_and_a_restart_works(
             finally:
                 again.send_signal(signal.SIGINT)
                 assert again.wait(WAIT_SECONDS) == 0
+
+
+def test_a_server_that_gets_no_worker_is_neither_ready_nor_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(supervisor, "PATIENCE_SECONDS", 0.5)
+    pack_tiny(tmp_path / "store")
+    with server_over(tmp_path / "store", tmp_path, workers=2) as server:
+        assert server.ops("/health/live").status == 200
+        (tmp_path / "store" / NAME).rename(tmp_path / "away")
+        for worker in server.serving.runtime.workers:
+            os.kill(worker.pid, signal.SIGKILL)
+        wait_until(lambda: server.ops("/health/ready").status == 503)
+        wait_until(lambda: server.ops("/health/live").status == 503)
+        assert server.ops("/health/startup").status == 200
+        (tmp_path / "away").rename(tmp_path / "store" / NAME)
+        wait_until(lambda: server.ops("/health/ready").status == 200)
+        assert server.ops("/health/live").status == 200
 
 
 def test_a_worker_that_cannot_open_its_bundle_says_so_and_the_server_goes_on(
