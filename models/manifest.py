@@ -39,7 +39,10 @@ PolicyName = Literal["accept", "repair", "baseline", "rules", "reject"]
 CheckPolicy = Literal["baseline", "rules", "reject"]
 Trouble = Literal["missing", "invalid", "out_of_bounds", "unknown"]
 RungName = Literal["model", "baseline", "rules", "rejected"]
-Hex256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+END: Final = r"$(?!\n)"
+"""Of a pattern: Python's `$` alone lets a line break through at the end."""
+
+Hex256 = Annotated[str, Meta(pattern=f"^[0-9a-f]{{64}}{END}")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Float = float | Literal["nan", "inf", "-inf"]
 """A number of an answer; JSON has no words of its own for the last three."""
@@ -201,8 +204,8 @@ class Manifest(Strict, frozen=True, kw_only=True):
     """`manifest.json`: what the bundle is, and the digest of every other file."""
 
     format: Literal[1]
-    name: Annotated[str, Meta(pattern=f"^{MODEL_NAME}$")]
-    version: Annotated[str, Meta(pattern=f"^{VERSION}$")]
+    name: Annotated[str, Meta(pattern=f"^{MODEL_NAME}{END}")]
+    version: Annotated[str, Meta(pattern=f"^{VERSION}{END}")]
     description: str = ""
     features: FeaturesIdentity
     outputs: Annotated[tuple[OutputSpec, ...], Meta(min_length=1)]
@@ -241,7 +244,7 @@ class Policy(Strict, frozen=True, kw_only=True, omit_defaults=True):
 class Check(Strict, frozen=True, kw_only=True):
     """A condition across fields, computed in the graph; `policy` applies where it is false."""
 
-    name: Annotated[str, Meta(pattern=f"^{CONDITION_NAME}$")]
+    name: Annotated[str, Meta(pattern=f"^{CONDITION_NAME}{END}")]
     expression: dict[str, Any]
     """A boolean expression over the fields, in its JSON form."""
     text: str
@@ -255,7 +258,7 @@ class Rule(Strict, frozen=True, kw_only=True):
     `outputs` has a value for every output; `class_probabilities` may be null.
     """
 
-    name: Annotated[str, Meta(pattern=f"^{CONDITION_NAME}$")]
+    name: Annotated[str, Meta(pattern=f"^{CONDITION_NAME}{END}")]
     when: str
     outputs: dict[str, Any]
 

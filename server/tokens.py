@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from models.manifest import END
 from server.settings import SettingsError
 
 TOKENS: Final = "tokens.json"
@@ -25,7 +26,7 @@ PREFIX: Final = "keelmark_"
 BYTES: Final = 32
 
 Access = Literal["viewer", "operator"]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+Name = Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._@-]{{0,63}}{END}")]
 
 
 class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +34,7 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     access: Access
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{64}}{END}")]
 
     @property
     def is_operator(self) -> bool:

@@ -3,12 +3,15 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from models.bundle import Bundle
 from models.gate import run_gate
 from models.ladder import MODEL
+from models.manifest import Check, FileEntry, Rule
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -56,3 +59,18 @@ def test_it_replays_on_the_oldest_onnxruntime(folder: Path, oldest_python: Path)
     version, rows, off, exact = done.stdout.split()
     assert version.startswith("1.20.")
     assert (int(rows), int(off), exact) == (len(Bundle.open(folder).golden.rows), 0, "True")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (Check, {"name": "far\n", "expression": {}, "text": "x < 1"}),
+        (Rule, {"name": "far\n", "when": "true", "outputs": {}}),
+        (FileEntry, {"name": "card.md", "size": 1, "sha256": "0" * 64 + "\n"}),
+    ],
+)
+def test_a_line_break_ends_no_name_and_no_digest(kind: type[Any], given: dict[str, Any]):
+    wrong = next(name for name, value in given.items() if str(value).endswith("\n"))
+    assert msgspec.convert({**given, wrong: given[wrong].rstrip()}, kind)
+    with pytest.raises(msgspec.ValidationError, match=wrong):
+        msgspec.convert(given, kind)

@@ -97,7 +97,7 @@ def test_a_file_that_is_no_list_of_tokens_is_refused_with_the_way_out(tmp_path: 
         Tokens(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "two words", "a" * 65, "-x"])
+@pytest.mark.parametrize("name", ["", "two words", "a" * 65, "-x", "ann\n"])
 def test_a_name_that_events_could_not_show_is_refused(name: str):
     with pytest.raises(SettingsError, match="cannot name a token"):
         token_of(name, "viewer", "0" * 64)
