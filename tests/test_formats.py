@@ -64,7 +64,7 @@ def test_it_replays_on_the_oldest_onnxruntime(folder: Path, oldest_python: Path)
 @pytest.mark.parametrize(
     ("kind", "given"),
     [
-        (Check, {"name": "far\n", "expression": {}, "text": "x < 1"}),
+        (Check, {"name": "far\n", "expression": {}, "text": "x < 1", "policy": "rules"}),
         (Rule, {"name": "far\n", "when": "true", "outputs": {}}),
         (FileEntry, {"name": "card.md", "size": 1, "sha256": "0" * 64 + "\n"}),
     ],
