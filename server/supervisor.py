@@ -147,6 +147,7 @@ class SupervisorRuntime:
         self._board.generation = facts.generation
         part = HttpCounters(PATHS).n_bytes
         http = sealed_file("keelmark-http", part * self._slots)
+        self._files = [board, http]
         memory = mapped(http)
         parts = [HttpCounters(PATHS, memory, offset=part * i) for i in range(self._slots)]
         self._exposition = Exposition(parts)
@@ -227,6 +228,8 @@ class SupervisorRuntime:
         self.phase = Phase.STOPPED
         if self._telling:
             await asyncio.wait(self._telling)
+        while self._files:
+            os.close(self._files.pop())
 
     async def replace_workers(self, who: str, reason: str) -> int:
         """Puts a new worker into the place of each, one by one."""
@@ -313,14 +316,11 @@ class SupervisorRuntime:
 
     async def _open(self, name: str, version: str) -> None:
         """Puts a model into the table, as a route or with the reason why there is none."""
-        route: SharedRoute | None = None
         try:
             route = await asyncio.to_thread(self._examined, name, version)
             route = replace(route, forced=forced_rung(route.bundle, self._settings, self._facts))
             await self.publish(lambda table: table.with_route(route), _nothing)
         except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
-            if route is not None:
-                os.close(route.counters)
             if self._stopping.is_set():
                 return
             trace = None if isinstance(error, ServingError) else error
@@ -348,6 +348,7 @@ class SupervisorRuntime:
         bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
         layout = layout_of(bundle)
         counters = sealed_file("keelmark-counters", layout.n_bytes * self._slots)
+        self._files.append(counters)
         memory = mapped(counters)
         regions = [Region(layout, memory, offset=layout.part(i)) for i in range(self._slots)]
         for region in regions:

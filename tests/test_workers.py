@@ -19,9 +19,10 @@ from typing import Any, Self
 import pytest
 
 from server import supervisor
-from server.cli.ops_client import call
+from server.cli.ops_client import ServerSaysNo, call
 from server.events import events_in
 from server.state_folder import running_server
+from server.supervisor import SharedRoute, SupervisorRuntime
 from tests.in_thread import Connection, post, server_over
 from tests.serving import Server, serving, wait_until_ready
 from tests.tiny import GOOD, NAME, pack_tiny
@@ -418,6 +419,30 @@ def test_a_server_that_gets_no_worker_is_neither_ready_nor_alive(
         assert server.ops("/health/live").status == 200
 
 
+def test_a_bundle_that_workers_cannot_open_does_not_take_down_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = tmp_path / "store"
+    pack_tiny(store)
+    pack_tiny(store, name="fleeting")
+    examined = SupervisorRuntime._examined
+
+    def examined_and_gone(self: SupervisorRuntime, name: str, version: str) -> SharedRoute:
+        route = examined(self, name, version)
+        if name == "fleeting":
+            (store / name).rename(tmp_path / "away")
+        return route
+
+    monkeypatch.setattr(SupervisorRuntime, "_examined", examined_and_gone)
+    with server_over(store, tmp_path, workers=2) as server:
+        for _ in range(4):
+            assert server.predict(GOOD).status == 200
+            assert server.predict(GOOD, model="fleeting").error["code"] == "not_loaded"
+        ready = server.ops("/health/ready")
+        assert (ready.status, ready.json["models"]["fleeting"]["state"]) == (503, "not_loaded")
+        assert ready.json["workers"] == {"ready": 2, "wanted": 2}
+
+
 def test_a_worker_that_cannot_open_its_bundle_says_so_and_the_server_goes_on(
     store: Path, tmp_path: Path
 ):
@@ -426,6 +451,12 @@ def test_a_worker_that_cannot_open_its_bundle_says_so_and_the_server_goes_on(
     pack_tiny(own)
     with serving(own, tmp_path, *ARGUMENTS) as server:
         (own / NAME).rename(tmp_path / "away")
+        before = workers_of(tmp_path)
+        with pytest.raises(ServerSaysNo, match="0 of 2 workers were replaced"):
+            call("/workers/replace", {}, server=None, state_dir=tmp_path / "state")
+        after = workers_of(tmp_path)
+        assert [w["pid"] for w in after] == [w["pid"] for w in before]
+        assert [w["state"] for w in after] == ["ready"] * 2
         killed = workers_of(tmp_path)[0]["pid"]
         os.kill(killed, signal.SIGKILL)
         for _ in range(20):
