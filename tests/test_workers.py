@@ -88,6 +88,12 @@ def children_of(pid: int, module: str) -> list[int]:
     return found
 
 
+def descriptors_of(server: Server) -> list[int]:
+    """How many the supervisor and the dealer have open, besides those of callers."""
+    pids = [server.process.pid, *children_of(server.process.pid, "server.dealer")]
+    return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids]
+
+
 def counted(server: Server) -> float:
     """Rows of the model, whatever became of them."""
     samples = server.samples().items()
@@ -101,7 +107,7 @@ class Load:
     port: int
     callers: int
     pause: float = 0.0
-    may_be_forced: bool = False
+    by_anybody: bool = False
     sent: int = 0
     answered: int = 0
     failures: list[str] = field(default_factory=list)
@@ -146,7 +152,7 @@ class Load:
         size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
         body = json.loads(await reader.readexactly(size))
         assert head.startswith(b"http/1.1 200"), head
-        assert body["served_by"] == "model" or self.may_be_forced
+        assert body["served_by"] == "model" or self.by_anybody
         is_told_to_close = b"connection: close" in head
         self.closed += is_told_to_close
         self.answered += 1
@@ -162,7 +168,7 @@ def test_workers_that_are_killed_and_stopped_at_random_lose_only_what_they_had(
     chance, rounds = random.Random(5), int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "100"))
     slowest, old_answers, total = {"kill": 0.0, "stop": 0.0}, 0, 0.0
     with serving(store, tmp_path, *ARGUMENTS) as server:
-        with Load(server.port, callers=16, pause=0.002, may_be_forced=True) as load:
+        with Load(server.port, callers=16, pause=0.002, by_anybody=True) as load:
             for n in range(rounds):
                 how = chance.choice(["kill", "kill", "stop"])
                 victim = chance.choice(workers_of(tmp_path))["pid"]
@@ -186,6 +192,27 @@ def test_workers_that_are_killed_and_stopped_at_random_lose_only_what_they_had(
     assert load.answered + own <= total <= load.sent + own
     assert len(load.failures) <= 16 * rounds
     assert max(slowest.values()) < 10  # a successor's start and the opening of its bundles, mostly
+
+
+@pytest.mark.trial
+def test_workers_that_starve_for_a_cpu_are_not_taken_for_stuck(store: Path, tmp_path: Path):
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})  # what is started now stays there
+    try:
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(serving(store, tmp_path, *ARGUMENTS))
+            for worker in workers_of(tmp_path):
+                os.setpriority(os.PRIO_PROCESS, worker["pid"], 19)
+            for _ in range(16):
+                busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+                stack.callback(busy.wait)
+                stack.callback(busy.kill)
+            os.sched_setaffinity(0, cpus)
+            with Load(server.port, callers=8, by_anybody=True):  # their deadlines pass
+                time.sleep(20)
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert not [e for e in events_in(tmp_path / "state") if e.kind.endswith("_replaced")]
 
 
 def force(folder: Path, rung: str | None, served: list[str]) -> None:
@@ -229,10 +256,15 @@ def test_what_workers_count_is_summed(server: Server):
         assert server.predict(NAME, GOOD).status == 200
     assert counted(server) - before == 20
     assert server.samples()[http] - requests == 20
+    closed = [("model", NAME), ("version", "1"), ("state", "closed")]
+    assert (
+        server.samples()["keelmark_breaker_state", frozenset(closed)] == 2
+    )  # the third slot's is none
 
 
 def test_a_killed_worker_is_replaced_and_nothing_else_is_lost(server: Server, folder: Path):
-    before, seen, rounds = counted(server), [], 3
+    before, seen, rounds = counted(server), [], 2
+    open_files = descriptors_of(server)
     with Load(server.port, callers=16) as load:
         for _ in range(rounds):
             wait_until(lambda: load.answered > 50)
@@ -248,6 +280,7 @@ def test_a_killed_worker_is_replaced_and_nothing_else_is_lost(server: Server, fo
     assert load.answered <= total <= load.sent
     assert load.sent - load.answered <= len(load.failures) + 16
     assert seen == sorted(seen)
+    wait_until(lambda: is_quiet(folder) and descriptors_of(server) == open_files)
     replaced = [e.facts for e in events_in(folder / "state") if e.kind == "worker_replaced"]
     assert [facts["why"] for facts in replaced][-rounds:] == ["died"] * rounds
 
