@@ -14,7 +14,7 @@ import uvloop
 
 from server.core import Core
 from server.runtime import InProcessRuntime
-from server.serve import Serving
+from server.serve import LocalPort, Serving
 from server.settings import Settings
 
 TIMEOUT_SECONDS = 20.0
@@ -112,6 +112,13 @@ class Client:
         assert isinstance(runtime, InProcessRuntime)
         return runtime.core
 
+    @property
+    def connections(self) -> set[Any]:
+        """uvicorn's protocols of its open connections, where one process does everything."""
+        port = self.serving._port
+        assert isinstance(port, LocalPort)
+        return port._server.server_state.connections
+
     @contextlib.contextmanager
     def connect(self) -> Generator[Connection]:
         connection = Connection(self.port)
@@ -162,12 +169,12 @@ def server_over(store: Path, folder: Path, **settings: Any) -> Generator[Client]
     given = Settings(
         store=store, state_dir=folder, port=0, ops_port=0, log_level="error", **settings
     )
+    folder.mkdir(parents=True, exist_ok=True)
     ready, stop = threading.Event(), threading.Event()
     clients: list[Client] = []
     errors: list[BaseException] = []
 
     async def serve() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         serving = Serving(given, folder)
         clients.append(Client(serving, asyncio.get_running_loop()))
         try:

@@ -455,7 +455,7 @@ class Raising:
 @pytest.fixture
 def broken(server: Client) -> Iterator[Client]:
     """The server while its model raises."""
-    core = server.serving.runtime.core
+    core = server.core
     route = core.routes.live[NAME]
     bundle = dataclasses.replace(route.bundle, session=Raising())
     server.call(
@@ -518,7 +518,7 @@ def test_the_log_of_a_defect_has_its_id_and_place_and_no_value(
 
 
 def test_while_draining_new_requests_are_refused(server: Client):
-    core = server.serving.runtime.core
+    core = server.core
     server.call(setattr, core, "is_draining", True)
     response = server.predict(GOOD)
     server.call(setattr, core, "is_draining", False)
@@ -580,7 +580,7 @@ class Counting:
 
 
 def test_requests_that_arrive_together_share_a_run(server: Client):
-    core = server.serving.runtime.core
+    core = server.core
     route = core.routes.live[NAME]
     counting = Counting(route.bundle.session)
     bundle = dataclasses.replace(route.bundle, session=counting)
@@ -866,7 +866,7 @@ def test_a_body_that_does_not_come_is_undecodable_and_closed(hasty: Client, sent
 
 def ask_much(server: Client, connection: Connection, ending: str) -> None:
     """Asks for 700 kB over a connection of which the kernel holds a part."""
-    (there,) = server.serving._data.server_state.connections
+    (there,) = server.connections
     sock = there.transport.get_extra_info("socket")
     server.call(sock.setsockopt, socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
@@ -875,7 +875,7 @@ def ask_much(server: Client, connection: Connection, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ["Connection: close", "X-Connection: is kept"])
 def test_a_caller_that_never_reads_is_cut(hasty: Client, ending: str):
-    connections = hasty.serving._data.server_state.connections
+    connections = hasty.connections
     assert until(lambda: not connections)
     with hasty.connect() as connection:
         assert until(lambda: len(connections) == 1)
@@ -885,7 +885,7 @@ def test_a_caller_that_never_reads_is_cut(hasty: Client, ending: str):
 
 
 def test_a_caller_that_reads_slowly_gets_its_answer(hasty: Client):
-    connections = hasty.serving._data.server_state.connections
+    connections = hasty.connections
     assert until(lambda: not connections)
     with hasty.connect() as connection:
         assert until(lambda: len(connections) == 1)

@@ -269,7 +269,7 @@ def test_a_strict_caller_is_told_what_is_wrong_and_gets_no_rung_below(server: Cl
 @contextlib.contextmanager
 def changed(server: Client, name: str, **changes: Any) -> Generator[Route]:
     """Another route in the place of the live one, with a pace and a breaker of its own."""
-    core = server.serving.runtime.core
+    core = server.core
     live = core.routes.live[name]
     fresh = {"pace": Pace(), "breaker": Breaker(), **changes}
     route = dataclasses.replace(live, **fresh)
@@ -381,7 +381,7 @@ def troubled(server: Client, name: str, triggers: Sequence[str]) -> Generator[No
 @contextlib.contextmanager
 def overloaded(server: Client, name: str) -> Generator[None]:
     """The thread has as much to do as it may."""
-    live = server.serving.runtime.core.routes.live[name]
+    live = server.core.routes.live[name]
     held = Held(live.bundle.session)
     bundle = dataclasses.replace(live.bundle, session=held)
     with changed(server, name, bundle=bundle, cost=SLOW, below=QUICK):

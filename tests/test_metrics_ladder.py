@@ -113,7 +113,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 @pytest.fixture
 def replaced(server: Client) -> Iterator[Callable[[Callable[[Route], Route]], None]]:
     """Puts another route in the place of the live one, until the test ends."""
-    core = server.serving.runtime.core
+    core = server.core
     live = core.routes.live[NAME]
 
     def replace(change: Callable[[Route], Route]) -> None:
@@ -218,7 +218,7 @@ def test_rows_of_a_list_are_counted_as_they_were_answered(server: Client):
 
 def test_more_rows_than_the_ring_holds_are_counted_too(server: Client):
     grown = Grown(server)
-    core = server.serving.runtime.core
+    core = server.core
     n = core.routes.live[NAME].counter.capacity // 3
     names = ["rule", "check", "repaired", "clean", "rejected by a check"]
     records = [{**GOOD, **CASES[name].change} for _ in range(n) for name in names]
