@@ -31,6 +31,8 @@ AT_ONCE: Final = 64
 """Connections accepted before anything else gets its turn."""
 LONGEST: Final = 4096
 PAUSE_SECONDS: Final = 0.01
+EVENS_SECONDS: Final = 5.0
+EVEN_PAUSE_SECONDS: Final = 0.2
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +51,7 @@ class Dealer:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        control.setblocking(False)
         self._listener: socket.socket | None = None
         self._board: Board | None = None
         self._hands: dict[int, Hand] = {}
@@ -56,6 +59,7 @@ class Dealer:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._is_listening = False
+        self._evens_until = self._evened = 0.0
 
     def run(self) -> None:
         """Returns when the supervisor has gone."""
@@ -72,6 +76,7 @@ class Dealer:
                 if not self._is_fresh(hand_):
                     self._take(hand_.theirs, hand_)
             self._deal_waiting()
+            self._even_out()
             if self._listener is not None and self._listener.fileno() in ready:
                 self._accept(AT_ONCE)
             self._listen_if_any_can_take()
@@ -79,16 +84,20 @@ class Dealer:
     # messages of the supervisor
 
     def _obey(self) -> bool:
-        try:
-            message, descriptors, _, _ = socket.recv_fds(self._control, LONGEST, 4)
-        except ConnectionResetError:  # how an end arrives that has left something unread
-            return False
-        if not message:
-            return False
-        said = json.loads(message)
-        getattr(self, "_on_" + said.pop("say"))(descriptors, **said)
-        self._control.send(b"{}")
-        return True
+        """Does all that has been said, before anything is dealt to those named first."""
+        while True:
+            try:
+                found = socket.recv_fds(self._control, LONGEST, 4)
+            except BlockingIOError:
+                return True
+            except ConnectionResetError:  # how an end arrives that has left something unread
+                return False
+            message, descriptors = found[:2]
+            if not message:
+                return False
+            said = json.loads(message)
+            getattr(self, "_on_" + said.pop("say"))(descriptors, **said)
+            self._control.send(b"{}")
 
     def _on_begin(self, descriptors: list[int]) -> None:
         """The board, and the state folder's lock, which is only held."""
@@ -106,8 +115,7 @@ class Dealer:
 
     def _on_deal(self, _: list[int], worker: int, on: bool) -> None:  # noqa: FBT001  (a message's)
         self._hands[worker].is_ready = on
-        if on:
-            self._even_out()
+        self._evens_until = time.monotonic() + EVENS_SECONDS
 
     def _on_gone(self, _: list[int], worker: int) -> None:
         """The worker has ended: what is in its pair goes to others."""
@@ -117,6 +125,7 @@ class Dealer:
         self._take(gone.theirs, gone)
         gone.ours.close()
         gone.theirs.close()
+        self._evens_until = time.monotonic() + EVENS_SECONDS
 
     def _on_stop(self, _: list[int]) -> None:
         """Deals what has been accepted by the kernel; then nobody listens here any more."""
@@ -174,12 +183,18 @@ class Dealer:
             return
 
     def _even_out(self) -> None:
-        """Asks those that have more than their share to give some back when they are idle."""
-        ready = [each for each in self._hands.values() if each.is_ready]
-        share = -(-sum(map(self._load, ready)) // len(ready))
+        """Asks those that have more than their share to give some back when they are idle.
+
+        For a while after workers have come or gone, not when callers come and go.
+        """
+        now = time.monotonic()
+        if now > self._evens_until or now < self._evened + EVEN_PAUSE_SECONDS:
+            return
+        self._evened = now
+        ready = [each for each in self._hands.values() if self._can_take(each)]
+        share = -(-sum(map(self._load, ready)) // max(1, len(ready)))
         for each in ready:
-            if (more := self._load(each) - share) > 0:
-                ask_to_move(each.ours, more)
+            ask_to_move(each.ours, max(0, self._load(each) - share))
 
     def _load(self, each: Hand) -> int:
         assert self._board is not None

@@ -60,7 +60,7 @@ def take(end: socket.socket) -> Handed | None:
             where the kernel could not say.
     """
     try:
-        message, descriptors, _, _ = socket.recv_fds(end, LONGEST, 1, socket.MSG_DONTWAIT)
+        message, descriptors, _, _ = socket.recv_fds(end, LONGEST, 1)  # the ends do not wait
     except BlockingIOError:
         return None
     if message[:1] == MOVE:
