@@ -16,7 +16,7 @@ from features.fields import check_name
 from features.nodes import Expression, declared_fields, walk
 from features.ops import OPS
 from features.progress import progress_bar
-from features.troubles import count_flags, report
+from features.troubles import count_flags, report, warn_of_nothing_valid
 from features.zones import freeze
 
 if TYPE_CHECKING:
@@ -224,8 +224,10 @@ class FeatureSet:
             )
         with progress_bar("fit", quiet=quiet) as bar:
             states = fit_states(unfitted.plan, self.features, encoded.rows, targets, bar)
+        counts = count_flags(encoded)
+        warn_of_nothing_valid(self.fields, counts)
         if not quiet:
-            report(self.fields, count_flags(encoded), "fit")
+            report(self.fields, counts, "fit")
         fitted = Fitted(self, vocabularies, zones, states, rows=rows)
         return fitted, encoded, targets
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from features import FeatureSet, FitError, Number, category, number
+from features import FeatureSet, FitError, Number, category, number, timestamp
 from features.progress import ProgressBar
 from tests.feature_cases import CASES, fitted, table, target
 
@@ -212,3 +213,16 @@ def test_every_learning_case_is_doubted_here():
     elsewhere |= {name for name in learning if name.startswith(("target_mean", "onnx"))}
     elsewhere |= {name for name in learning if "cross" in name}
     assert learning - elsewhere == set(STATISTICS)
+
+
+def test_a_field_without_a_valid_value_is_warned_of_even_where_it_is_quiet():
+    at = timestamp("at")
+    definition = FeatureSet("f", version=1, features={"x": number("x"), "hour": at.hour()})
+    dates = {"x": [1.0, 2.0, 3.0], "at": ["2024-01-01", None, "2024-01-03"]}
+    with pytest.warns(UserWarning, match="'at': none of its 2 values is a valid timestamp"):
+        definition.fit(dates, quiet=True)
+    times = {**dates, "at": ["2024-01-01", None, "2024-01-03T00:00:00Z"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        definition.fit(times, quiet=True)
+        definition.fit({**dates, "at": [None, None, None]}, quiet=True)
