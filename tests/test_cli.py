@@ -604,6 +604,29 @@ def test_the_latest_events_are_shown(run: Run, tmp_path: Path):
     assert "ann" in run("events", "--state-dir", tmp_path).out
 
 
+def test_events_of_a_folder_that_is_not_there_end_with_4(run: Run, tmp_path: Path):
+    shown = run("events", "--state-dir", tmp_path / "none")
+    assert (shown.code, shown.out) == (UNAVAILABLE, "")
+    assert "no state folder" in shown.complaint
+
+
+def test_a_mistyped_folder_is_not_taken_for_a_model(run: Run, tmp_path: Path):
+    for named in (tmp_path / "store" / NAME / "7", "./nope", "build/store/tiny/7"):
+        shown = run("verify", named)
+        assert shown.code == UNAVAILABLE
+        assert f"no bundle in {named}" in shown.complaint
+
+
+def test_a_table_that_not_the_model_answers_is_told_of(run: Run, folder: Path, tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    rows = [GOOD, {**GOOD, "member": "x"}, BAD, {**GOOD, "member": "y"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = run("predict", folder, path)
+    assert "4 rows: rules (member:invalid) 2, model 1, nobody" in shown.err
+    path.write_text(json.dumps(GOOD))
+    assert run("predict", folder, path).err == ""
+
+
 def test_a_log_that_somebody_has_changed_ends_with_1(run: Run, tmp_path: Path):
     log = EventLog(tmp_path)
     for _ in range(3):

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from models.errors import BundleNotFound
 from models.manifest import MANIFEST
 from models.store import Store
 from server.settings import load
@@ -31,9 +32,19 @@ def bundle_folder(named: str, store: Path | None) -> Path:
     """
     if (Path(named) / MANIFEST).exists():
         return Path(named)
+    if looks_like_path(named):
+        raise BundleNotFound(
+            f"there is no bundle in {named}: a bundle is a folder with {MANIFEST}, and one of a "
+            "store is named as `name` or `name/version`"
+        )
     home = store_of(store)
     name, _, version = named.rstrip("/").partition("/")
     return home.folder(name, version or home.resolve(name))
+
+
+def looks_like_path(named: str) -> bool:
+    """Whether a folder was meant, and not a model of the store."""
+    return named.startswith((".", "/", "~")) or named.rstrip("/").count("/") > 1
 
 
 def store_of(store: Path | None) -> Store:

@@ -7,7 +7,7 @@ import typer
 
 from server.cli.bundles import AsJson
 from server.cli.exits import REFUSED
-from server.cli.ops_client import StateDir, state_folder_of
+from server.cli.ops_client import NotRunning, StateDir, state_folder_of
 from server.cli.show import complain, out, say_json, table
 from server.events import Event, EventsCorrupt, events_in
 
@@ -23,10 +23,15 @@ def events(
     Every line is compared with the one before it. Ends with 1, after what could be read, if
     somebody has changed the log.
     """
+    folder = state_folder_of(state_dir)
+    if not folder.is_dir():
+        raise NotRunning(
+            f"there is no state folder {folder}; name that of the server with --state-dir"
+        )
     found: deque[Event] = deque(maxlen=last)
     corrupt: EventsCorrupt | None = None
     try:
-        for event in events_in(state_folder_of(state_dir)):
+        for event in events_in(folder):
             found.append(event)
     except EventsCorrupt as error:
         corrupt = error

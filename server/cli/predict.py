@@ -1,6 +1,7 @@
 """`keelmark predict`: a bundle's answers to a record or a table, without a server."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,8 @@ from server.cli.show import out
 from server.cli.tables import Chunk, Source, open_source, readable, table_writer
 
 CHUNK_ROWS = 2_000
+MOST_TOLD = 5
+"""Of those who answered, with their reasons, as many are told."""
 
 Input = Annotated[
     str,
@@ -109,16 +112,31 @@ def _print(value: Any, *, as_json: bool) -> None:
 
 
 def predict_table(bundle: Bundle, source: Source, out_file: Path | None) -> int:
-    """Answers a table in chunks; gives the number of rows without an answer."""
+    """Answers a table in chunks; gives the number of rows without an answer.
+
+    Where not the model answered every row, it says on standard error who did, and the reasons.
+    """
     refused = 0
+    told = Counter[str]()
     with table_writer(out_file, bundle.outputs) as write, _progress() as progress:
         task = progress.add_task("rows", total=source.n_rows)
         for chunk in source.chunks(CHUNK_ROWS):
             answered = answer_chunk(bundle, chunk)
-            write(chunk, answered.columns())
+            columns = answered.columns()
+            write(chunk, columns)
             refused += answered.refused
+            told.update(map(_told, columns["served_by"], columns["reasons"]))
             progress.advance(task, len(answered))
+    if set(told) - {"model"}:
+        shown = ", ".join(f"{who} {rows:,}" for who, rows in told.most_common(MOST_TOLD))
+        print(f"{told.total():,} rows: {shown}", file=sys.stderr)  # noqa: T201  (beside the table)
     return refused
+
+
+def _told(served_by: str | None, reasons: str) -> str:
+    """Who answered a row, and why not the model."""
+    who = served_by or "nobody"
+    return f"{who} ({reasons})" if reasons else who
 
 
 def answer_chunk(bundle: Bundle, chunk: Chunk) -> Answered:
