@@ -28,7 +28,8 @@ _SPLIT_BY_CHANCE: Final = '''\
     first = len(table) * 9 // 10
     return table.take(order[:first]), table.take(order[first:])'''
 _NOT_NEGATIVE: Final = """\
-        # No target is below 0; with this, answers that are go to the rules:
+        # No target is below 0; with this, answers that are go to the rules. At most 1 % of the
+        # training rows may be answered so: leave a model some room below, as (-20, None).
         # valid_range=(0, None),
 """
 

@@ -385,9 +385,10 @@ def _number(seen: _Seen) -> Column:
             f'{seen.n_levels} whole numbers; if they are names: category(..., of="integer")'
         )
     used = f'{variable}.impute("median")' if seen.nulls else variable
-    steps = range(int(ends["min"]), int(ends["max"]) + 1) if _is_short(values) else ()
+    steps = range(int(ends["min"]), int(ends["max"]) + 1) if _is_short(values) else range(0)
     is_scale = len(steps) == seen.n_levels > 2
-    simple = f"{variable}.one_hot({steps!r})" if is_scale else f"{used}.standardize()"
+    whole = f"range({steps.stop})" if is_scale and not steps.start else repr(steps)
+    simple = f"{variable}.one_hot({whole})" if is_scale else f"{used}.standardize()"
     return seen.column(
         "number",
         features={variable: used, **seen.null_feature()},
