@@ -461,6 +461,7 @@ def through_json(values: list[Any]) -> list[dict[str, Any]]:
     return msgspec.json.decode(msgspec.json.encode([{"f": value} for value in values]))
 
 
+@pytest.mark.filterwarnings("ignore:field 'f'.*none of its:UserWarning")
 @pytest.mark.parametrize("name", FIELDS)
 @settings(max_examples=40)
 @given(data=st.data())
