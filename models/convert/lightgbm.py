@@ -70,10 +70,8 @@ def _binary(
     proto: Any, booster: Any, classes: tuple[ClassName, ...], common: dict[str, Any]
 ) -> Converted:
     specs = (probability_spec(classes),)
-    nodes = [
-        column(proto, inner("probabilities"), 1, "positive_score"),
-        clipped(proto, "positive_score", "probability"),
-    ]
+    # Not clipped: a logistic is never below 0 and never above 1.
+    nodes = [column(proto, inner("probabilities"), 1, "probability")]
     return Converted(
         model=with_outputs(proto, specs, nodes),
         outputs=specs,
