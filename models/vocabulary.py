@@ -89,10 +89,6 @@ WORKER_STATES: Final = ("starting", "ready", "leaving")
 REPLACEMENT_REASONS: Final = ("died", "stuck", "asked")
 """Why a worker was replaced: it ended by itself, gave no sign of life, or somebody asked for it."""
 
-ACCESS: Final = ("viewer", "operator")
-"""Who may do what on the ops port: a viewer reads, an operator changes, too. Metrics and health are
-open to everybody who reaches the port."""
-
 OPS_ERROR_CODES: Final = (
     "unauthorized",
     "forbidden",

@@ -368,8 +368,6 @@ def internal(error: Exception, request_id: bytes, **facts: Any) -> Answer:
 
 def by_route(asked: list[Asked]) -> Iterable[tuple[Route, list[Asked]]]:
     """Groups that may share a run: of one route, whose batches have the bits of single rows."""
-    if len(asked) == 1:
-        return [(asked[0].route, asked)]
     groups: dict[Route, list[Asked]] = {}
     for one in asked:
         groups.setdefault(one.route, []).append(one)

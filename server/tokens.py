@@ -26,6 +26,7 @@ PREFIX: Final = "keelmark_"
 BYTES: Final = 32
 
 Access = Literal["viewer", "operator"]
+"""A viewer reads; an operator changes, too."""
 Name = Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._@-]{{0,63}}{END}")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from models.gate import run_gate
-from models.integrity import verified
+from models.integrity import Contents, verified
 from models.store import Store
 from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder, store_of
 from server.cli.show import out, say_json
@@ -36,8 +36,9 @@ def publish(
     """
     home = store_of(store)
     folder = bundle_folder(bundle, store)
-    manifest = verified(folder).manifest
-    is_new = _publish(home, folder)
+    contents = verified(folder)
+    manifest = contents.manifest
+    is_new = _publish(home, folder, contents)
     wish = None
     if live:
         who = by or getpass.getuser()
@@ -55,12 +56,11 @@ def publish(
         )
 
 
-def _publish(home: Store, folder: Path) -> bool:
+def _publish(home: Store, folder: Path, contents: Contents) -> bool:
     """Whether the bundle was copied; not if the store has the same already."""
-    contents = verified(folder)
     manifest = contents.manifest
     there = home.root / manifest.name / manifest.version
-    if there.exists() and verified(there).digest == contents.digest:
+    if there.exists() and (there.samefile(folder) or verified(there).digest == contents.digest):
         return False
     with home.aside(manifest.name, manifest.version) as aside:
         for path in folder.iterdir():
