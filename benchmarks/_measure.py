@@ -12,9 +12,12 @@ def microseconds(call: Callable[[], object], *, seconds: float = 0.2) -> float:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int = 5, seconds: float = 0.15
+    calls: Mapping[str, Callable[[], object]], *, rounds: int = 75, seconds: float = 0.01
 ) -> dict[str, list[float]]:
-    """Microseconds of each, measured in turn A B A B ..., one value a round."""
+    """Microseconds of each, measured in turn A B A B ..., one value a round.
+
+    Many short rounds: the machine's speed drifts within tenths of a second.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
