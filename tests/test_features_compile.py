@@ -154,6 +154,19 @@ def test_a_hundred_numbers_with_four_operators_each_are_at_most_twenty_nodes():
     assert compiled(100, feature).total() <= 20
 
 
+@pytest.mark.parametrize(
+    ("low", "field_low", "raises"), [(0, 0, 0), (-1, 0, 0), (1, 0, 1), (0, -1, 1), (0, None, 1)]
+)
+def test_a_number_that_cannot_be_below_the_lower_bound_is_not_raised_to_it(
+    low: float, field_low: float | None, raises: int
+):
+    def feature(index: int) -> Expression:
+        return number(f"x{index}", low=field_low).clip(low, 5)
+
+    nodes = compiled(3, feature)
+    assert (nodes["Max"], nodes["Min"]) == (raises, 1)
+
+
 def of_number(made: Callable[[Number], Expression]) -> Callable[[int], Expression]:
     return lambda index: made(number(f"x{index}"))
 

@@ -238,6 +238,27 @@ def onnx_booster() -> onnx.ModelProto:
     return convert(booster(), len(fitted.feature_names)).model
 
 
+def test_a_booster_without_its_label_has_the_probabilities_of_the_whole_classifier():
+    from onnxmltools import convert_lightgbm
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    fitted, _ = trained()
+    width = len(fitted.feature_names)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 300, (2_000, width)).astype(np.float32)
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    whole = convert_lightgbm(
+        lgb.Booster(model_str=with_float32_thresholds(booster().booster_.model_to_string())),
+        initial_types=[("features", FloatTensorType([None, width]))],
+        target_opset=15,
+        zipmap=False,
+    )
+    expected = Session(whole.SerializeToString()).run(rows)[1][:, 1]
+    model = onnx_booster()
+    assert np.array_equal(Session(model.SerializeToString()).run(rows)[0], expected)
+    assert "TreeEnsembleClassifier" not in {node.op_type for node in model.graph.node}
+
+
 def native(features: NDArray[np.float32]) -> NDArray[Any]:
     return booster().booster_.predict(features)  # pyright: ignore[reportReturnType]
 
@@ -279,7 +300,7 @@ def moved_by_one_ulp(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, float]:
     """The model with the first threshold on `distance` one float32 lower, and the old threshold."""
     moved = onnx.ModelProto()
     moved.CopyFrom(proto)
-    node = next(node for node in moved.graph.node if node.op_type == "TreeEnsembleClassifier")
+    node = next(node for node in moved.graph.node if node.op_type == "TreeEnsembleRegressor")
     named = {attribute.name: attribute for attribute in node.attribute}
     place = next(
         place

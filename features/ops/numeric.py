@@ -117,8 +117,15 @@ def _fit_clip(fit: FitInput) -> dict[str, Any]:
 
 def _lower_clip(b: GraphBuilder, calls: Sequence[Call], context: Context) -> str:
     # Max and Min of onnxruntime keep NaN (1.20 and 1.31, alone and in batches: tested).
-    raised = b.node("Max", [operands(b, calls), vector(b, calls, "low", -np.inf)])
+    raised = operands(b, calls)
+    if not all(call.neutral or (call.never_negative and _low(call) <= 0) for call in calls):
+        raised = b.node("Max", [raised, vector(b, calls, "low", -np.inf)])
     return b.node("Min", [raised, vector(b, calls, "high", np.inf)])
+
+
+def _low(call: Call) -> float:
+    low = {**call.params, **call.state}.get("low")
+    return -np.inf if low is None else float(low)
 
 
 def _fit_standardize(fit: FitInput) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
 from models.convert.graph import (
     Converted,
@@ -33,6 +34,16 @@ from models.manifest import ClassName
 
 CONVERTER_OPSET: Final = 15
 """The newest that the converter offers; the graph is upgraded afterwards."""
+
+SCORES: Final = "scores"
+"""[n, 2]: the probability of the second class, and a column that means nothing."""
+
+_OF_TARGETS: Final = {
+    "class_nodeids": "target_nodeids",
+    "class_treeids": "target_treeids",
+    "class_weights": "target_weights",
+}
+"""What the attributes of a classifier's leaves are called in a regressor."""
 
 
 def convert(model: Any, width: int) -> Converted:
@@ -70,14 +81,47 @@ def _binary(
     proto: Any, booster: Any, classes: tuple[ClassName, ...], common: dict[str, Any]
 ) -> Converted:
     specs = (probability_spec(classes),)
+    _score_without_label(proto)
     # Not clipped: a logistic is never below 0 and never above 1.
-    nodes = [column(proto, inner("probabilities"), 1, "probability")]
+    nodes = [column(proto, SCORES, 0, "probability")]
     return Converted(
         model=with_outputs(proto, specs, nodes),
         outputs=specs,
         native=lambda features: {"probability": booster.predict(features)},
         **common,
     )
+
+
+def _score_without_label(proto: Any) -> None:
+    """Makes the classifier of two classes a regressor that gives the same logistic, bit for bit.
+
+    It computes no label and no second probability: 2 % of a row's run. onnxruntime applies the
+    logistic to more than one target alone, so there is a second target that no leaf adds to.
+    """
+    place, trees = next(
+        (place, node)
+        for place, node in enumerate(proto.graph.node)
+        if node.op_type == "TreeEnsembleClassifier"
+    )
+    attributes = {a.name: helper.get_attribute_value(a) for a in trees.attribute}
+    ids = attributes.pop("class_ids")
+    attributes = {
+        _OF_TARGETS.get(name, name): value
+        for name, value in attributes.items()
+        if not name.startswith("classlabels")
+    }
+    scores = helper.make_node(
+        "TreeEnsembleRegressor",
+        trees.input,
+        [SCORES],
+        name="trees",
+        domain=trees.domain,
+        target_ids=[0] * len(ids),
+        n_targets=2,
+        **attributes,
+    )
+    proto.graph.node.remove(trees)
+    proto.graph.node.insert(place, scores)
 
 
 def _multiclass(
