@@ -500,9 +500,9 @@ def test_a_model_slowed_tenfold_is_relieved_by_lower_rungs(server: Client):
 def test_a_model_slowed_tenfold_is_answered_for_in_time(server: Client):
     with slowed(server, 0.02):
         sent = open_loop(server.port, rate=100, seconds=60, deadline_ms=60, connections=16)
-    late = [one.seconds for one in sent if one.seconds > 0.070]
-    slowest = max(one.seconds for one in sent)
-    assert len(late) <= len(sent) / 1000, f"{len(late)} of {len(sent)}, slowest {slowest:.4f} s"
+    late = sorted((one.seconds, one.unsent_seconds) for one in sent if one.seconds > 0.070)
+    assert len(sent) == 6_000
+    assert len(late) <= len(sent) / 1000, f"{len(late)} late, seconds and unsent: {late[-10:]}"
     assert sum(one.served_by == "rules" for one in sent) > len(sent) / 4
 
 
