@@ -259,6 +259,16 @@ SERIES: Final = Metric(
     kind="gauge",
     help="Series of this page whose name begins with keelmark_.",
 )
+SERIES_LIMIT: Final = Metric(
+    name="keelmark_metrics_series_limit",
+    kind="gauge",
+    help="Series that all loaded bundles may have together: the setting max_series.",
+)
+SERIES_REFUSED: Final = Metric(
+    name="keelmark_metrics_series_refused_total",
+    kind="counter",
+    help="Bundles that were not loaded because their series had no room within the limit.",
+)
 
 WORKERS: Final = Metric(
     name="keelmark_workers",
@@ -333,5 +343,7 @@ METRICS: Final = (
     *OF_WORKERS,
     RENDER_SECONDS,
     SERIES,
+    SERIES_LIMIT,
+    SERIES_REFUSED,
 )
 """In the order of the page."""

@@ -35,6 +35,7 @@ from server.protocols.predict import AnswerWriter
 from server.regions import Counter, Region
 from server.routes import AnyRoutes, Named, Route, RouteTable, Unavailable
 from server.series import Facts, ModelSeries
+from server.series_budget import SeriesBudget, TooManySeries
 from server.settings import MOST_DEADLINE_MS, Settings, SettingsError
 from server.standing import Notice
 from server.warm_up import warm_up
@@ -48,6 +49,7 @@ DEFAULT_DEADLINE_MS: Final = 1_000.0
 
 OPENING: Final = "it is being opened"
 WHY_NOT: Final = "it did not pass its checks"
+TOO_MANY_SERIES: Final = "its metrics have more series than there is room for"
 NO_VERSION: Final = "the store does not say, or not readably, which version of it is live"
 
 Change = Callable[[AnyRoutes], AnyRoutes]
@@ -165,6 +167,7 @@ class InProcessRuntime:
         self.http = http or HttpCounters()
         self.phase = Phase.STARTING
         self._exposition = Exposition([self.http])
+        self._budget = SeriesBudget(settings.max_series)
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = threading.Event()
         self._seldom = Seldom()
@@ -207,7 +210,7 @@ class InProcessRuntime:
         for route in self.routes.live.values():
             route.notice.queued(self.core.queued(route))
             exposed.append(Exposed(route.series, [route.counter.region], route.forced))
-        return form.content_type, self._exposition.page(exposed, form)
+        return form.content_type, self._exposition.page(exposed, form, self._budget.page())
 
     async def start(self) -> None:
         """Opens the live version of every model of the store, and begins to fold.
@@ -258,6 +261,8 @@ class InProcessRuntime:
             route = await asyncio.to_thread(
                 open_route, Store(self.settings.store), name, version, self._stopping
             )
+            others = [route.series for route in self.routes.live.values()]
+            self._budget.check(name, version, route.series, others)
         except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
             if self._stopping.is_set():
                 return
@@ -265,7 +270,7 @@ class InProcessRuntime:
             trace = None if isinstance(error, ServingError) else error
             facts = {"model": name, "version": version, "reason": str(error)}
             _log.error("model_not_loaded", **facts, exc_info=trace)
-            self.core.routes = self.routes.without(Unavailable(name, version, WHY_NOT))
+            self.core.routes = self.routes.without(Unavailable(name, version, why_not(error)))
             self._tell("model_not_loaded", name, version, reason=str(error))
         else:
             _log.info("model_loaded", model=name, version=version, digest=route.bundle.digest[:12])
@@ -301,6 +306,11 @@ class InProcessRuntime:
         if held_back is not None:
             facts = {"kind": type(error).__name__, "where": where(error), "held_back": held_back}
             _log.error("fold_failed", **facts)
+
+
+def why_not(error: Exception) -> str:
+    """What callers are told of a model that was not loaded."""
+    return TOO_MANY_SERIES if isinstance(error, TooManySeries) else WHY_NOT
 
 
 def wanted_versions(settings: Settings) -> list[Unavailable]:

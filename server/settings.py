@@ -118,6 +118,13 @@ class Settings(BaseSettings):
         unit="requests",
         ge=1,
     )
+    max_series: int = _setting(
+        50_000,
+        "Series of metrics that all loaded models may have together; a model for which there is no "
+        "room is not loaded.",
+        unit="series",
+        ge=1,
+    )
     max_body_bytes: int = _setting(
         10 * 1024 * 1024, "Larger request bodies are answered 413.", unit="bytes", ge=1
     )

@@ -31,7 +31,6 @@ from server.logs import logger
 from server.regions import Region, fold
 from server.routes import AnyRoutes, Routes, Unavailable
 from server.runtime import (
-    WHY_NOT,
     CannotReplace,
     Change,
     Keep,
@@ -40,8 +39,10 @@ from server.runtime import (
     forced_rung,
     layout_of,
     wanted_versions,
+    why_not,
 )
 from server.series import ModelSeries
+from server.series_budget import SeriesBudget
 from server.settings import Settings
 from server.standing import leave, read_standing, state_of
 from server.worker_series import worker_page
@@ -151,6 +152,7 @@ class SupervisorRuntime:
         memory = mapped(http)
         parts = [HttpCounters(PATHS, memory, offset=part * i) for i in range(self._slots)]
         self._exposition = Exposition(parts)
+        self._budget = SeriesBudget(settings.max_series)
         shared = [] if lock is None else [lock]
         dealing = Dealing(listener, self._board, [board, *shared], self._dealer_replaced)
         fleet_shares = [board, http, *shared]
@@ -194,7 +196,7 @@ class SupervisorRuntime:
         ]
         used = map(self.fleet.cpu_seconds, range(self._slots))
         page = worker_page(self.workers, used, self._replaced)
-        return form.content_type, self._exposition.page(exposed, form, page)
+        return form.content_type, self._exposition.page(exposed, form, page | self._budget.page())
 
     async def start(self) -> None:
         """Starts the workers, and has them open the live version of every model of the store.
@@ -326,7 +328,7 @@ class SupervisorRuntime:
             trace = None if isinstance(error, ServingError) else error
             facts = {"model": name, "version": version, "reason": str(error)}
             _log.error("model_not_loaded", **facts, exc_info=trace)
-            missing = Unavailable(name, version, WHY_NOT)
+            missing = Unavailable(name, version, why_not(error))
             await self.publish(lambda table: table.without(missing), _nothing)
             await self._tell_of_model("model_not_loaded", name, version, reason=str(error))
         else:
@@ -347,6 +349,9 @@ class SupervisorRuntime:
         report = run_gate(store.folder(name, version), cancelled=self._stopping)
         bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
         layout = layout_of(bundle)
+        series = ModelSeries(layout, facts_of(bundle))
+        others = [route.series for route in self.routes.live.values()]
+        self._budget.check(name, version, series, others)
         counters = sealed_file("keelmark-counters", layout.n_bytes * self._slots)
         self._files.append(counters)
         memory = mapped(counters)
@@ -365,7 +370,7 @@ class SupervisorRuntime:
         return SharedRoute(
             Card(bundle.name, bundle.version, bundle.digest, bundle.manifest),
             hold,
-            ModelSeries(layout, facts_of(bundle)),
+            series,
             counters,
             tuple(regions),
             Breakers(regions),

@@ -18,6 +18,7 @@ from server.notes import CHECK, REPAIRED, RULE, RULE_ERROR
 from server.regions import Region
 from server.runtime import WorkerStatus
 from server.series import Facts, ModelSeries
+from server.series_budget import SeriesBudget
 from server.worker_series import worker_page
 from tests.counters import small_layout
 
@@ -75,7 +76,8 @@ def test_every_metric_is_on_the_page_and_nothing_else():
     exposed = Exposed(ModelSeries(layout, facts), [Region.anonymous(layout)])
     own = WorkerStatus(slot=0, pid=1, state="ready", connections=2, memory_bytes=3, cpu_seconds=0.5)
     workers = worker_page([own], [0.5, 0.0], dict.fromkeys(REPLACEMENT_REASONS, 0))
-    page = Exposition([HttpCounters()]).page([exposed], TEXT, workers).decode()
+    budget = SeriesBudget(50_000).page()
+    page = Exposition([HttpCounters()]).page([exposed], TEXT, workers, budget).decode()
     assert re.findall(r"^# TYPE (keelmark_\w+)", page, re.MULTILINE) == [m.name for m in METRICS]
     labels = {
         name: tuple(re.findall(r'(\w+)="', line))
