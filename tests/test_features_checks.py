@@ -1,5 +1,6 @@
 """Checks across fields, in the graph of the features: what they cost, and what they share."""
 
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -9,8 +10,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from features import Boolean, DeclarationError, FeatureSet, Fitted, category, cross, number
+from features import (
+    Boolean,
+    DeclarationError,
+    FeatureSet,
+    Fitted,
+    Number,
+    boolean,
+    category,
+    cross,
+    number,
+)
 from features import timestamp as instant
+from features.compiler import compile_values
 from features.runtime import Session
 
 NAMES = ("a", "b", "c", "d", "e", "f")
@@ -18,6 +30,7 @@ numbers = [number(name) for name in NAMES]
 scaled = [field.impute("median").standardize() for field in numbers]
 city, town = category("city"), category("town")
 left, seen = instant("left"), instant("seen")
+flag = boolean("flag")
 
 
 @cache
@@ -26,10 +39,16 @@ def fitted() -> Fitted:
         **dict(zip(NAMES, scaled, strict=True)),
         "pair": cross(city, town).frequency(),
         "age": seen - left,
+        "flag": flag,
     }
     rng = np.random.default_rng(0)
     at = ["2024-01-01T00:00Z", "2024-01-02T00:00Z"]
-    table = {**{name: rng.random(2) for name in NAMES}, "city": ["u", "v"], "town": ["p", "q"]}
+    table = {
+        **{name: rng.random(2) for name in NAMES},
+        "city": ["u", "v"],
+        "town": ["p", "q"],
+        "flag": [True, False],
+    }
     definition = FeatureSet("checked", version=1, features=features)
     return definition.fit({**table, "left": at, "seen": at}, quiet=True)
 
@@ -137,3 +156,68 @@ def test_a_check_of_a_cross_that_no_feature_has_learned_is_refused():
         fused([learned])
     declared = cross(town, city, pairs=[("p", "u")]).is_null()
     assert fused([declared]).graph.output[-1].name == "checks"
+
+
+# A check holds unless it is false: against the same truth values as the features compute them.
+
+
+def truth_value(rng: random.Random, depth: int) -> Boolean:
+    """Any of the catalogue's, over numbers that may be null, infinite, equal or zero."""
+    if depth and rng.random() < 0.6:
+        a, b = truth_value(rng, depth - 1), truth_value(rng, depth - 1)
+        return rng.choice([lambda: a & b, lambda: a | b, lambda: ~a])()
+    a, b = (compared(rng) for _ in range(2))
+    c = rng.choice([0.0, -0.0, 1, 2, 2.5, 5e-324])
+    return rng.choice(
+        [
+            *(lambda: a < b, lambda: a <= b, lambda: a > b, lambda: a >= b),
+            *(lambda: a == b, lambda: a != b, lambda: a == c, lambda: a != c),
+            *(lambda: a < c, lambda: a <= c, lambda: a > c, lambda: c > a, lambda: c >= a),
+            *(a.is_null, city.is_null, lambda: left < seen, left.is_null),
+            lambda: flag,
+        ]
+    )()
+
+
+def compared(rng: random.Random) -> Number:
+    x = rng.choice(numbers)
+    return rng.choice([x, x, x, x / numbers[0], x * 1e300 * 1e300, -x, x.round(), left.hour()])
+
+
+def test_a_check_holds_unless_it_is_false():
+    rng = random.Random(8)
+    values = (None, 0.0, -0.0, 1.0, 2.0, 2.5, -1.0, 5e-324)
+    times = (None, "2024-01-01T01:00Z", "2024-01-01T02:00Z")
+    records = [
+        {
+            **{name: rng.choice(values) for name in NAMES},
+            "city": rng.choice((None, "u", "other")),
+            "flag": rng.choice((None, True, False)),
+            "left": rng.choice(times),
+            "seen": rng.choice(times),
+        }
+        for _ in range(300)
+    ]
+    rows = fitted().encode_records(records).rows
+    for _ in range(15):
+        checks = [truth_value(rng, rng.randrange(4)) for _ in range(rng.randrange(1, 30))]
+        session = Session(fused(checks).SerializeToString())
+        truth = Session(compile_values(fitted().plan, checks).SerializeToString()).run(rows)[0]
+        found = session.run(rows)[2]
+        assert np.array_equal(found, truth != 0), checks
+        alone = np.vstack([session.run(row[np.newaxis])[2] for row in rows[:20]])
+        assert np.array_equal(alone, found[:20])
+        assert not found.all()
+        assert found.any()
+
+
+def test_twenty_checks_of_four_kinds_cost_about_a_node_each():
+    kinds: list[Callable[[int], Boolean]] = [
+        lambda i: numbers[i] - numbers[i + 1] < i,
+        lambda i: ~numbers[i].is_null() | (numbers[i + 1] > i),
+        lambda i: city.lookup({"u": 1, "v": 2}, default=0) != i,
+        lambda i: left.hour() >= i,
+    ]
+    twenty = [kind(i) for kind in kinds for i in range(5)]
+    assert added(twenty).total() <= 26
+    assert added(twenty) == added([kind(i) for kind in kinds for i in range(2)])
