@@ -12,7 +12,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from models.errors import RequestError
-from server.asgi_lane import CODE, Lane, read_headers
+from server.asgi_lane import CODE, Lane
+from server.asking import read_headers
 from server.core import internal
 from server.health import Health, Phase
 from server.model_pages import ModelPage, ModelsPage, describe, summary

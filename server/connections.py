@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server.asgi_lane import CLOSE, App, Receive, Scope, Send
+from server.asgi_lane import App, Receive, Scope, Send
+from server.asking import CLOSE
 from server.http_counters import OTHER, HttpCounters
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import Answer, error_answer
@@ -43,7 +44,7 @@ class Refusals:
         answer = error_answer(code, message, self._ids.next(), status)
         if self._http is not None:
             self._http.count(OTHER, answer.status, code)
-        return answer._replace(headers=[*answer.headers, CLOSE])
+        return answer.with_headers(CLOSE)
 
     async def overloaded(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """The application of connections beyond the cap."""
@@ -64,9 +65,9 @@ class Refusals:
         return refuse
 
     async def _say(self, send: Send, answer: Answer) -> None:
-        status, headers, body, _ = answer
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": answer.body})
 
 
 class Protocol(HttpToolsProtocol):
@@ -199,10 +200,8 @@ def protocol_for(
 
 
 def raw_response(answer: Answer) -> bytes:
-    """An answer as bytes of HTTP, where there is no request to answer."""
-    line = b"%d %b" % (answer.status, HTTPStatus(answer.status).phrase.encode())
-    head = b"".join(b"%b: %b\r\n" % header for header in answer.headers)
-    return b"HTTP/1.1 %b\r\n%b\r\n%b" % (line, head, answer.body)
+    """An answer as bytes of HTTP."""
+    return b"%b%d\r\n\r\n%b" % (answer.head.raw, len(answer.body), answer.body)
 
 
 class HeaderWatch:

@@ -12,7 +12,7 @@ from features.fields import OK
 from models.outputs import NO_DECISION, ModelOutputs
 from server.asked import Asked, Results
 from server.layout import NO_CODE
-from server.protocols.predict import FAILED
+from server.refusals import FAILED
 from server.routes import Route
 
 NO_STAGES: Final = (0, 0, 0, 0)

@@ -1,42 +1,32 @@
-"""Ends the wait for bodies that do not arrive, at 0.1 µs a request instead of a timer each."""
+"""Ends the wait for bodies that do not arrive, with one timer for all instead of one for each."""
 
 import asyncio
+from collections.abc import Callable, Hashable
 from time import monotonic
-from typing import Any, Final
-
-MESSAGE: Final = "body timeout"
 
 
 class SlowBodies:
-    """Tasks that wait for a body and since when; one timer for all looks for overdue ones.
+    """Who waits for a body and since when; one timer for all looks for overdue ones.
 
-    An overdue task is cancelled, and learns by `took_too_long` that it was this that cancelled it.
     One event loop's thread. The timer runs only while somebody waits.
     """
 
-    __slots__ = ("_began", "_is_looking", "_overdue", "_seconds")
+    __slots__ = ("_is_looking", "_seconds", "_waiting")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._began: dict[asyncio.Task[Any], float] = {}
-        self._overdue: set[asyncio.Task[Any]] = set()
+        self._waiting: dict[Hashable, tuple[float, Callable[[], object]]] = {}
         self._is_looking = False
 
-    def begin(self, task: asyncio.Task[Any]) -> None:
-        self._began[task] = monotonic()
+    def begin(self, waiter: Hashable, give_up: Callable[[], object]) -> None:
+        """A body is waited for; `give_up` is called, once, when it has taken too long."""
+        self._waiting[waiter] = (monotonic(), give_up)
         if not self._is_looking:
-            self._look_later(task.get_loop())
+            self._look_later(asyncio.get_running_loop())
 
-    def end(self, task: asyncio.Task[Any]) -> None:
-        del self._began[task]
-
-    def took_too_long(self, task: asyncio.Task[Any]) -> bool:
-        """Whether the cancellation that `task` just got was ours; then it is taken back."""
-        if task not in self._overdue:
-            return False
-        self._overdue.discard(task)
-        task.uncancel()
-        return True
+    def end(self, waiter: Hashable) -> bool:
+        """Nobody waits any more; gives whether it had been waited for and not given up."""
+        return self._waiting.pop(waiter, None) is not None
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_looking = True
@@ -44,11 +34,10 @@ class SlowBodies:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         limit = monotonic() - self._seconds
-        late = [task for task, began in self._began.items() if began <= limit]
-        for task in late:
-            if task not in self._overdue:
-                self._overdue.add(task)
-                task.cancel(MESSAGE)
+        late = [waiter for waiter, (began, _) in self._waiting.items() if began <= limit]
+        for waiter in late:
+            _, give_up = self._waiting.pop(waiter)
+            give_up()
         self._is_looking = False
-        if self._began:
+        if self._waiting:
             self._look_later(loop)

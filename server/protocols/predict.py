@@ -5,6 +5,7 @@ of a bundle is bytes already, so that an answer is one join.
 """
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -13,7 +14,7 @@ from models.bundle import Bundle
 from models.errors import RequestError
 from models.ladder import Answers
 from models.vocabulary import OUTCOMES, SERVED_BY
-from server.refusals import FAILED, BadField, RowError, RowErrors
+from server.refusals import BadField, RowError, RowErrors
 from server.settings import Settings
 
 Header = tuple[bytes, bytes]
@@ -47,14 +48,49 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
+class Head:
+    """What answers begin with, which many share: as a lane of ASGI needs it, and as bytes.
+
+    Attributes:
+        status: of HTTP.
+        headers: but for the body's length.
+        raw: of HTTP/1.1, up to the number that is the body's length.
+    """
+
+    __slots__ = ("headers", "raw", "status")
+
+    def __init__(self, status: int, headers: Sequence[Header]) -> None:
+        self.status = status
+        self.headers = tuple(headers)
+        line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
+        self.raw = b"%b%bcontent-length: " % (line, b"".join(map(_line, headers)))
+
+
+def _line(header: Header) -> bytes:
+    return b"%b: %b\r\n" % header
+
+
 class Answer(NamedTuple):
     """What goes back: everything a lane needs, and nothing it has to look at."""
 
-    status: int
-    headers: list[Header]
+    head: Head
     body: bytes
     code: str | None = None
     """Of an error body."""
+
+    @property
+    def status(self) -> int:
+        """Of HTTP."""
+        return self.head.status
+
+    @property
+    def headers(self) -> list[Header]:
+        """All of them."""
+        return [*self.head.headers, (b"content-length", b"%d" % len(self.body))]
+
+    def with_headers(self, *more: Header) -> "Answer":
+        """The same answer with more headers."""
+        return self._replace(head=Head(self.head.status, (*self.head.headers, *more)))
 
 
 def decode(body: bytes, settings: Settings) -> tuple[list[Any], bool]:
@@ -121,7 +157,7 @@ def _depth(value: Any) -> int:
 class AnswerWriter:
     """Writes the answers of one bundle. Immutable; every request of the bundle shares it."""
 
-    __slots__ = ("_bundle", "_heads", "_marks", "_names", "_shared")
+    __slots__ = ("_bundle", "_heads", "_identity", "_marks", "_names", "_shared")
 
     def __init__(self, bundle: Bundle) -> None:
         identity: list[Header] = [
@@ -129,10 +165,12 @@ class AnswerWriter:
             (b"keelmark-version", bundle.version.encode()),
         ]
         self._bundle = bundle
+        self._identity = identity
         self._heads = [
-            [JSON, *identity, (b"keelmark-served-by", rung.encode())] for rung in SERVED_BY
+            Head(200, [JSON, *identity, (b"keelmark-served-by", rung.encode())])
+            for rung in SERVED_BY
         ]
-        self._heads += [[JSON, *identity]] * (len(OUTCOMES) - len(SERVED_BY))
+        self._heads += [Head(200, [JSON, *identity])] * (len(OUTCOMES) - len(SERVED_BY))
         self._shared = b',"model":%b,"version":%b,"request_id":"' % (
             _encode(bundle.name),
             _encode(bundle.version),
@@ -152,7 +190,7 @@ class AnswerWriter:
                 b'"}',
             )
         )
-        return Answer(200, self._headers(answers.outcome[row], body), body)
+        return Answer(self._heads[answers.outcome[row]], body)
 
     def many(
         self,
@@ -175,18 +213,15 @@ class AnswerWriter:
         )
         answered = [answers.outcome[row] for row in rows if row not in errors]
         if answered or not rows:
-            return Answer(200, self._headers(max(answered, default=0), body), body)
+            return Answer(self._heads[max(answered, default=0)], body)
         worst = max((errors[row] for row in rows), key=lambda error: SEVERITY[error.status])
-        headers = retry_later(worst.status, self._headers(FAILED, body))
-        return Answer(worst.status, headers, body, worst.code)
+        head = Head(worst.status, retry_later(worst.status, [JSON, *self._identity]))
+        return Answer(head, body, worst.code)
 
     def refused(self, error: RowError, request_id: bytes) -> Answer:
         """The answer to a single record that nobody answers."""
         answer = error_answer(error.code, error.message, request_id, error.status, error.fields)
-        return answer._replace(headers=[*answer.headers, *self._heads[FAILED][1:]])
-
-    def _headers(self, outcome: int, body: bytes) -> list[Header]:
-        return [*self._heads[outcome], (b"content-length", b"%d" % len(body))]
+        return answer.with_headers(*self._identity)
 
     def _row(self, answers: Answers, row: int) -> list[bytes]:
         """What an answer says of its row, in pieces, with the first brace and without the last."""
@@ -239,8 +274,7 @@ def error_answer(
         error["fields"] = fields
     body = _encode({"error": error})
     status = status or STATUS[code]
-    headers = [JSON, (b"content-length", b"%d" % len(body))]
-    return Answer(status, retry_later(status, headers), body, code)
+    return Answer(Head(status, retry_later(status, [JSON])), body, code)
 
 
 def row_error(error: RowError) -> bytes:
