@@ -117,7 +117,7 @@ class Bundle:
         fallback = read(Fallback, contents.files[FALLBACK], what=f"{where}: {FALLBACK}")
         golden = read(Golden, contents.files[GOLDEN], what=f"{where}: {GOLDEN}")
         reference = read(Reference, contents.files[REFERENCE], what=f"{where}: {REFERENCE}")
-        fitted, inputs = _features(contents, where)
+        fitted, inputs = read_features(contents, where)
         encoder = RecordEncoder(()) if fitted is None else fitted.record_encoder
         fields = () if fitted is None else fitted.fields
         manifest = contents.manifest
@@ -189,7 +189,13 @@ class Bundle:
         )
 
 
-def _features(contents: Contents, where: str) -> tuple[Fitted | None, TensorInputs | None]:
+def read_features(contents: Contents, where: str) -> tuple[Fitted | None, TensorInputs | None]:
+    """The features of a verified bundle, or, where it takes tensors, its inputs; one is None.
+
+    Raises:
+        BundleCorrupt: they cannot be read.
+        FeaturesMismatch: the model is bound to others.
+    """
     what = f"{where}: {FEATURES}"
     content = contents.files[FEATURES]
     if not contents.manifest.features.label:

@@ -11,6 +11,7 @@ from features.errors import FeatureError
 from models.errors import ServingError
 from server.cli import (
     demo,
+    diff,
     events,
     features,
     force_fallback,
@@ -42,6 +43,7 @@ app.command()(init.init)
 app.command()(serve.serve)
 app.command()(verify.verify)
 app.command()(inspect.inspect)
+app.command("diff")(diff.diff_bundles)
 app.command()(predict.predict)
 app.command()(features.features)
 app.command()(publish.publish)

@@ -13,7 +13,8 @@ from server.settings import load
 BundleName = Annotated[
     str,
     typer.Argument(
-        help="A bundle's folder, or `name` or `name/version` of the store.", metavar="BUNDLE"
+        help="A bundle's folder, or `name`, `name/version` or `name@version` of the store.",
+        metavar="BUNDLE",
     ),
 ]
 StoreOption = Annotated[
@@ -38,7 +39,7 @@ def bundle_folder(named: str, store: Path | None) -> Path:
             "store is named as `name` or `name/version`"
         )
     home = store_of(store)
-    name, _, version = named.rstrip("/").partition("/")
+    name, _, version = named.rstrip("/").replace("@", "/", 1).partition("/")
     return home.folder(name, version or home.resolve(name))
 
 
