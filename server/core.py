@@ -22,7 +22,7 @@ from models.vocabulary import REASONS
 from server.asked import Asked, Request, Results
 from server.breaker import CLOSED
 from server.cost import LOOP_NS
-from server.counting import commit, commit_failed, write_rows
+from server.counting import commit, commit_failed, write_part, write_rows
 from server.logs import Seldom, logger, where
 from server.placing import (
     HERE,
@@ -30,7 +30,6 @@ from server.placing import (
     fits_here,
     is_worth_below,
     may_answer_below,
-    overdue_ns,
     place,
     predicted_ns,
 )
@@ -39,8 +38,10 @@ from server.protocols.predict import STATUS, Answer, error_answer
 from server.reading import read
 from server.refusals import NO_ERRORS, RowError, RowErrors, errors_of
 from server.routes import Route, RouteTable
-from server.runner import Job, Runner, ThreadDied
+from server.runner import SKIPPED, Runner, ThreadDied
 from server.settings import Settings
+from server.standing import Queued
+from server.waiting import Batch, Bounds, Job
 from server.work import work
 
 DRAINING: Final = "this server is about to stop; send the request again over a new connection."
@@ -86,7 +87,7 @@ class Core:
             self._do,
             self._take_back,
             self._answer_overdue,
-            capacity=self.settings.queue_requests,
+            bounds_of(self.settings),
         )
         self.runner.start()
 
@@ -126,9 +127,9 @@ class Core:
         """The answer to a request that did not get through `arrive`."""
         return error_answer(error.code, error.message, request_id or self.ids.next())
 
-    def queued(self, route: Route) -> int:
-        """Requests of a route that wait for the runner's thread."""
-        return 0 if self.runner is None else self.runner.queued(route)
+    def queued(self, route: Route) -> Queued:
+        """What waits of a route for the runner's thread."""
+        return Queued(0, 0) if self.runner is None else self.runner.queued(route)
 
     # here, on the loop
 
@@ -147,7 +148,7 @@ class Core:
         if found.refused is not None:
             self._turn_away(asked, found.refused)
         elif found.is_in_thread and self.runner is not None:
-            self.runner.submit(Job(asked, found, predicted_ns(asked), overdue_ns(asked)))
+            self.runner.submit(Job.of(asked, found))
         else:
             self._settle_alone(asked, found)
 
@@ -211,43 +212,86 @@ class Core:
 
     # in the runner's thread
 
-    def _do(self, job: Job) -> Results | None:
-        """Reads and runs a request; what it raises is told to the loop."""
-        if not job.asked.is_read:
-            read(job.asked, self.settings, perf_counter_ns())
-        return work(job.asked.route, [job.asked], job.place.failed)
+    def _do(self, jobs: Batch) -> Results | None:
+        """Reads and runs requests; None if a shared run raised."""
+        for job in jobs:
+            if not job.asked.is_read:
+                read(job.asked, self.settings, perf_counter_ns())
+        first = jobs[0]
+        return work(first.asked.route, [job.asked for job in jobs], first.place.failed)
 
     # on the loop again
 
-    def _take_back(self, job: Job, outcome: Any) -> None:
-        """Answers a job that the thread is through with, unless it was too late."""
-        asked, route = job.asked, job.asked.route
-        if job.is_counted:
-            route.notice.ended()
+    def _take_back(self, jobs: Batch, outcome: Any) -> None:
+        """Answers jobs that the thread is through with, unless it was too late."""
+        self._take_outcome(jobs, outcome)
+        for job in jobs:
+            if job.is_counted:
+                job.asked.route.notice.ended()
+        left = [job for job in jobs if not job.asked.is_answered]
+        if left and isinstance(outcome, Results):
+            self._finish_late([job.asked for job in jobs], outcome)
+            return
+        for job in left:
+            if outcome is None:
+                self._run_alone(job.asked)
+            elif outcome is SKIPPED:
+                self._answer_overdue(job)
+            elif isinstance(outcome, RequestError):
+                self._hand_over(job.asked, self.refuse(outcome, job.asked.request.request_id))
+            elif isinstance(outcome, ThreadDied) and may_answer_below(job.asked):
+                self._settle_below(job.asked, "model_error")
+            else:
+                self._fail(job.asked, outcome)
+
+    def _take_outcome(self, jobs: Batch, outcome: Any) -> None:
+        """Tells the breaker, the pace and the metrics what came of jobs that had one run."""
+        route, found = jobs[0].asked.route, jobs[0].place
         if isinstance(outcome, Results):
-            self._take_note(route, outcome, job.place)
+            self._take_note(route, outcome, found)
+            if outcome.has_run:
+                route.notice.ran(len(outcome.answers.outcome))
         elif isinstance(outcome, ThreadDied):
             self._say_raised(route.bundle, outcome)
-            told = route.breaker.probed if job.place.is_probe else route.breaker.ran
+            told = route.breaker.probed if found.is_probe else route.breaker.ran
             told(is_bad=True)
-        elif job.place.is_probe:
+        elif found.is_probe:
             route.breaker.not_probed()
-        if asked.is_answered:
-            return
-        if isinstance(outcome, Results):
-            self._finish_late(asked, outcome)
-        elif isinstance(outcome, RequestError):
-            self._hand_over(asked, self.refuse(outcome, asked.request.request_id))
-        elif isinstance(outcome, ThreadDied) and may_answer_below(asked):
-            self._settle_below(asked, "model_error")
-        else:
-            self._fail(asked, outcome)
 
-    def _finish_late(self, asked: Asked, results: Results) -> None:
+    def _run_alone(self, asked: Asked) -> None:
+        """Runs a request in the thread again whose shared run raised: alone, only one can fail."""
         try:
-            self._finish(asked.route, [asked], results)
+            found = place(asked, perf_counter_ns(), self.runner)
+            if found.is_in_thread and self.runner is not None:
+                self.runner.submit(Job.of(asked, found, is_alone=True))
+            else:
+                self._send(asked, found)
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
             self._fail(asked, error)
+
+    def _finish_late(self, group: list[Asked], results: Results) -> None:
+        try:
+            if any(asked.is_answered for asked in group):
+                self._finish_rest(group, results)
+            else:
+                self._finish(group[0].route, group, results)
+        except Exception as error:  # noqa: BLE001  (a defect of ours costs its requests only)
+            for asked in group:
+                self._fail(asked, error)
+
+    def _finish_rest(self, group: list[Asked], results: Results) -> None:
+        """As `_finish`, where some have been answered: their deadline came during the run."""
+        errors = find_errors(group, results.answers)
+        notes = group[0].route.notes.of(results.answers)
+        first = 0
+        for asked in group:
+            count = len(asked.records)
+            if not asked.is_answered:
+                answer = self._written(asked, results.answers, first, errors)
+                write_part(asked, results, slice(0, count), notes, first)
+                commit(asked, results)
+                self._hand_over(asked, answer)
+            first += count
 
     def _answer_overdue(self, job: Job) -> None:
         """Answers a request without its run, which goes on if it has begun."""
@@ -338,6 +382,13 @@ class Core:
                 where=where(error),
                 held_back=held_back,
             )
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """What may wait for the runner's thread."""
+    return Bounds(
+        settings.queue_requests, settings.queue_rows, settings.queue_bytes, settings.max_batch
+    )
 
 
 def is_usual(route: Route, results: Results) -> bool:

@@ -7,6 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from models.gate import max_batch
+
 LOOP_SECONDS: Final = 250e-6
 """What may happen on the event loop at a time before other callbacks get their turn: a flush's
 `run`, or a whole request."""
@@ -23,12 +25,14 @@ class RunCost:
         rows, seconds: the measured points; both rise.
         flush_share: share of a flush's 250 µs that a row takes in a batch that fills it.
         few_ns: nanoseconds by number of rows, for small ones, so that nothing is computed.
+        max_batch: rows at which the cost of a row stops falling; 1 where it does not fall.
     """
 
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
     flush_share: float
     few_ns: tuple[float, ...]
+    max_batch: int = 1
 
     def predict_seconds(self, rows: int) -> float:
         """Time of a run of so many rows: between the measured points, beyond them in proportion."""
@@ -68,6 +72,8 @@ def curve(run_seconds: Mapping[int, float]) -> RunCost:
     >>> cost = curve({1: 10e-6, 64: 100e-6, 128: 400e-6})
     >>> round(1 / cost.flush_share)
     96
+    >>> cost.max_batch
+    64
     >>> cost.predict_seconds(256)
     0.0008
     """
@@ -77,7 +83,8 @@ def curve(run_seconds: Mapping[int, float]) -> RunCost:
     lifted = np.maximum.accumulate([run_seconds[count] for count in rows])
     seconds = tuple(float(time) for time in lifted)
     few_ns = tuple(_on_curve(rows, seconds, count) * 1e9 for count in range(FEW_ROWS))
-    return RunCost(rows, seconds, 1 / _rows_within(rows, seconds), few_ns)
+    best = max_batch(dict(run_seconds)) if 1 in run_seconds else 1
+    return RunCost(rows, seconds, 1 / _rows_within(rows, seconds), few_ns, best)
 
 
 def one_by_one(cost: RunCost) -> RunCost:

@@ -97,19 +97,30 @@ def commit_failed(asked: Asked, reason: int = NO_CODE) -> None:
         counter.commit(count, stages if part.start == 0 else None, total, is_late=is_late)
 
 
-def write_part(asked: Asked, results: Results, part: slice, notes: Mapping[int, int]) -> None:
-    """Some of the rows of a request that the ring cannot hold at once; `notes` are of all."""
-    answers, start = results.answers, part.start
+def write_part(
+    asked: Asked, results: Results, part: slice, notes: Mapping[int, int], first: int = 0
+) -> None:
+    """Puts some of the rows of a request into the ring, uncommitted.
+
+    Args:
+        asked: the request.
+        results: of its run.
+        part: of its rows.
+        notes: of all rows of the run.
+        first: place of its first row in the run.
+    """
+    answers = results.answers
     rows, flags = countable([asked], asked.encoded)
+    there = slice(first + part.start, first + part.stop)
     asked.route.counter.write(
         rows[part],
         flags[part],
-        results.measured[part],
+        results.measured[there],
         asked.arrived,
-        answers.outcome[part],
-        answers.reason[part],
-        answers.decision_code[part],
-        {row - start: bits for row, bits in notes.items() if start <= row < part.stop},
+        answers.outcome[there],
+        answers.reason[there],
+        answers.decision_code[there],
+        {row - there.start: bits for row, bits in notes.items() if there.start <= row < there.stop},
     )
 
 

@@ -29,9 +29,12 @@ Note = tuple[str, ...]
 
 LINE_BYTES: Final = 64
 PAGE_BYTES: Final = 4096
-HEADER_BYTES: Final = 4 * LINE_BYTES
+HEADER_BYTES: Final = 6 * LINE_BYTES
 STANDING_AT: Final = 3 * LINE_BYTES // 8
-"""The first word of the header's last line: how breaker and runner stand (`server.standing`)."""
+"""The first word of the header's last lines: how breaker and runner stand (`server.standing`)."""
+
+BATCH_BOUNDS: Final = tuple(1 << power for power in range(9))
+"""Upper bounds of the histogram of rows a run: 1, 2, 4, ... 256."""
 
 
 class Family(NamedTuple):

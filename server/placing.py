@@ -39,6 +39,7 @@ class Place(NamedTuple):
 
 
 HERE: Final = Place()
+IN_THREAD: Final = Place(is_in_thread=True)
 TOO_LATE: Final = Place(refused="deadline")
 OVERLOADED: Final = Place(refused="overloaded")
 
@@ -47,17 +48,16 @@ class Queue(Protocol):
     """What is to be known of the runner."""
 
     @property
-    def is_full(self) -> bool:
-        """Whether no job may be added."""
-        ...
-
-    @property
     def is_idle(self) -> bool:
         """Whether a job would begin at once."""
         ...
 
-    def wait_ns(self, now_ns: int) -> float:
-        """How long a job added now would wait for its turn."""
+    def has_room(self, asked: Asked) -> bool:
+        """Whether a request may be added."""
+        ...
+
+    def ends_in_ns(self, asked: Asked, now_ns: int, ns: float, *, is_alone: bool) -> float:
+        """How long after now a request would be done that is added now, and alone takes `ns`."""
         ...
 
 
@@ -118,12 +118,20 @@ def fits_here(asked: Asked, now_ns: int) -> bool:
     return ns < LOOP_NS and now_ns + ns < asked.deadline_ns
 
 
-def predicted_ns(asked: Asked) -> float:
-    """What reading and running a request is expected to take."""
-    if asked.is_decoded:
-        return asked.reading_ns + _run_ns(asked)
-    reading, size = asked.route.reading, len(asked.request.body)
-    return size * reading.byte_ns + rows_of(asked) * reading.row_ns + _run_ns(asked)
+def predicted_ns(asked: Asked, found: Place = HERE) -> float:
+    """What reading a request and running it, or answering it from below, is expected to take."""
+    if found.failed is None and asked.route.forced is None:
+        return _reading_ns(asked) + _run_ns(asked)
+    below_ns = asked.route.below.predict_ns(rows_of(asked))
+    return below_ns if asked.is_read else below_ns + _reading_ns(asked)
+
+
+def may_share(asked: Asked, found: Place) -> bool:
+    """Whether a request may be run in the thread with others of its route."""
+    is_plain = not (found.failed or found.is_probe or found.is_trial)
+    if not (is_plain and asked.is_read and asked.route.forced is None):
+        return False
+    return 0 < len(asked.records) <= asked.route.cost.max_batch
 
 
 def rows_of(asked: Asked) -> int:
@@ -150,32 +158,52 @@ def _run(asked: Asked, now_ns: int, queue: Queue | None) -> Place:
     is_lively = usual_ns < LOOP_NS and route.pace.last_ns < LIVELY_NS
     if is_for_loop and is_lively and now_ns + ns < asked.deadline_ns and route.pace.may_probe():
         return Place(is_trial=True)
-    if queue.is_full:
-        return _below(asked, now_ns, queue, "overload")
+    if not queue.has_room(asked):
+        return _below(asked, now_ns, queue, "overload", OVERLOADED)
     left_ns = overdue_ns(asked) - now_ns
-    if queue.wait_ns(now_ns) + ns < left_ns:
-        return Place(is_in_thread=True)
+    if queue.ends_in_ns(asked, now_ns, ns, is_alone=not may_share(asked, IN_THREAD)) < left_ns:
+        return IN_THREAD
     if queue.is_idle and usual_ns < left_ns and route.pace.may_probe():
         return Place(is_in_thread=True, is_trial=True)
-    return _below(asked, now_ns, queue, "deadline")
+    return _below(asked, now_ns, queue, "deadline", OVERLOADED if ns < left_ns else TOO_LATE)
 
 
-def _below(asked: Asked, now_ns: int, queue: Queue | None, failed: str | None) -> Place:
-    """Who answers without the model, for this reason; None where an operator wants it."""
+def _below(
+    asked: Asked,
+    now_ns: int,
+    queue: Queue | None,
+    failed: str | None,
+    refused: Place = TOO_LATE,
+) -> Place:
+    """Who answers without the model.
+
+    Args:
+        asked: the request.
+        now_ns: `perf_counter_ns`.
+        queue: of the runner.
+        failed: why the model is not asked; None where an operator does not want it.
+        refused: what becomes of it if nobody can answer.
+    """
     is_relief = failed in ("deadline", "overload")
-    refused = OVERLOADED if failed == "overload" else TOO_LATE
     rows = rows_of(asked)
     below_ns = asked.route.below.predict_ns(rows)
     if is_relief and (not asked.is_read or 2 * below_ns > _run_ns(asked)):
         return refused
     if queue is None or (asked.is_read and below_ns < LOOP_NS):
         return Place(failed=failed)
-    if queue.is_full:
+    if not queue.has_room(asked):
         return OVERLOADED
-    ns = below_ns if asked.is_read else below_ns + predicted_ns(asked) - _run_ns(asked)
-    if now_ns + queue.wait_ns(now_ns) + ns < overdue_ns(asked):
+    ns = below_ns if asked.is_read else below_ns + _reading_ns(asked)
+    if now_ns + queue.ends_in_ns(asked, now_ns, ns, is_alone=True) < overdue_ns(asked):
         return Place(is_in_thread=True, failed=failed)
     return refused
+
+
+def _reading_ns(asked: Asked) -> float:
+    if asked.is_decoded:
+        return asked.reading_ns
+    reading, size = asked.route.reading, len(asked.request.body)
+    return size * reading.byte_ns + rows_of(asked) * reading.row_ns
 
 
 def _run_ns(asked: Asked) -> float:

@@ -38,7 +38,11 @@ MOST_DEADLINE_MS: Final = 60_000
 MOST_WORKERS: Final = 256
 """More than any machine of ours has CPUs for, and little enough for every table of them."""
 
-UNSET: Final = {"required_models": "all", "deadline_ms": "the model's"}
+UNSET: Final = {
+    "required_models": "all",
+    "deadline_ms": "the model's",
+    "max_batch": "as measured",
+}
 """What a setting is called that has no value."""
 
 Forced = Literal["baseline", "rules"]
@@ -116,6 +120,26 @@ class Settings(BaseSettings):
         "Requests that may wait for the thread in which long runs are made; more are answered by a "
         "lower rung, or 503.",
         unit="requests",
+        ge=1,
+    )
+    queue_rows: int = _setting(
+        20_000,
+        "Rows that these requests may have together. A longer request is taken while no other "
+        "waits.",
+        unit="rows",
+        ge=1,
+    )
+    queue_bytes: int = _setting(
+        64 * 1024 * 1024,
+        "Bytes that their bodies may have together. A larger one is taken while no other waits.",
+        unit="bytes",
+        ge=1,
+    )
+    max_batch: int | None = _setting(
+        None,
+        "Most rows of several requests that one long run takes together; 1 makes a run for each "
+        "request. By default as many as make a row cheaper, as measured when a model is opened.",
+        unit="rows",
         ge=1,
     )
     max_series: int = _setting(

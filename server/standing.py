@@ -5,18 +5,29 @@ store each, and readers sum workers. A successor takes over its predecessor's to
 with a closed breaker and an idle runner: those of the dead are gone.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from models.vocabulary import BREAKER_STATES
-from server.layout import STANDING_AT
+from server.layout import BATCH_BOUNDS, STANDING_AT
 from server.regions import Region
 
-_BREAKER, _OPENINGS, _QUEUED, _ABANDONED, _ABANDONED_ACTIVE = range(STANDING_AT, STANDING_AT + 5)
-
+_BREAKER, _OPENINGS, _QUEUED, _ABANDONED, _ABANDONED_ACTIVE, _QUEUED_ROWS = range(
+    STANDING_AT, STANDING_AT + 6
+)
+_BATCH_ROWS: Final = STANDING_AT + 6
+_BATCHES: Final = _BATCH_ROWS + 1
 
 NOBODY: Final = -1
 """Stands for the breaker's state where no worker has the region."""
+
+
+class Queued(NamedTuple):
+    """Requests that wait for the runner's thread, and their rows."""
+
+    requests: int
+    rows: int
 
 
 class Standing(NamedTuple):
@@ -28,6 +39,9 @@ class Standing(NamedTuple):
         queued: requests that wait for the runner's thread.
         abandoned: runs that were given up because their deadline was over.
         abandoned_active: those of them that have not ended yet.
+        queued_rows: rows of the requests that wait.
+        batches: runs of the thread by their rows, in the buckets that `BATCH_BOUNDS` ends, and one.
+        batch_rows: rows of all these runs.
     """
 
     breakers: tuple[int, ...]
@@ -35,6 +49,9 @@ class Standing(NamedTuple):
     queued: int = 0
     abandoned: int = 0
     abandoned_active: int = 0
+    queued_rows: int = 0
+    batches: tuple[int, ...] = (0,) * (len(BATCH_BOUNDS) + 1)
+    batch_rows: int = 0
 
 
 AT_REST: Final = Standing((1, *[0] * (len(BREAKER_STATES) - 1)))
@@ -48,7 +65,8 @@ class Notice:
 
     def __init__(self, region: Region) -> None:
         self._words = region.words
-        self._words[_BREAKER] = self._words[_QUEUED] = self._words[_ABANDONED_ACTIVE] = 0
+        _nothing_waits(region)
+        self._words[_BREAKER] = 0
 
     def breaker(self, state: str) -> None:
         """The breaker is in this one of `BREAKER_STATES` from now on."""
@@ -56,9 +74,14 @@ class Notice:
             self._words[_OPENINGS] += 1
         self._words[_BREAKER] = BREAKER_STATES.index(state)
 
-    def queued(self, requests: int) -> None:
-        """So many requests wait for the runner's thread."""
-        self._words[_QUEUED] = requests
+    def queued(self, queued: Queued) -> None:
+        """So much waits for the runner's thread."""
+        self._words[_QUEUED], self._words[_QUEUED_ROWS] = queued
+
+    def ran(self, rows: int) -> None:
+        """The thread has made a run of so many rows."""
+        self._words[_BATCHES + bisect_left(BATCH_BOUNDS, rows)] += 1
+        self._words[_BATCH_ROWS] += rows
 
     def abandoned(self) -> None:
         """A run was given up, and goes on."""
@@ -76,7 +99,12 @@ def leave(region: Region) -> None:
     For whoever made it, or waited for its dead worker.
     """
     region.words[_BREAKER] = NOBODY
-    region.words[_QUEUED] = region.words[_ABANDONED_ACTIVE] = 0
+    _nothing_waits(region)
+
+
+def _nothing_waits(region: Region) -> None:
+    for word in (_QUEUED, _QUEUED_ROWS, _ABANDONED_ACTIVE):
+        region.words[word] = 0
 
 
 def state_of(standing: Standing) -> str:
@@ -89,7 +117,17 @@ def read_standing(regions: Iterable[Region]) -> Standing:
     """What the workers of one bundle say just now."""
     words = [region.words for region in regions]
     breakers = [each[_BREAKER] for each in words]
+
+    def total(word: int) -> int:
+        return sum(each[word] for each in words)
+
     return Standing(
         tuple(breakers.count(code) for code in range(len(BREAKER_STATES))),
-        *(sum(each[at] for each in words) for at in range(_OPENINGS, _ABANDONED_ACTIVE + 1)),
+        openings=total(_OPENINGS),
+        queued=total(_QUEUED),
+        abandoned=total(_ABANDONED),
+        abandoned_active=total(_ABANDONED_ACTIVE),
+        queued_rows=total(_QUEUED_ROWS),
+        batches=tuple(total(_BATCHES + place) for place in range(len(BATCH_BOUNDS) + 1)),
+        batch_rows=total(_BATCH_ROWS),
     )

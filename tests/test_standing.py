@@ -7,7 +7,7 @@ from server.exposition import Exposed, Exposition
 from server.http_counters import HttpCounters
 from server.regions import Region
 from server.series import Facts, ModelSeries
-from server.standing import AT_REST, Notice, Standing, read_standing
+from server.standing import AT_REST, Notice, Queued, Standing, read_standing
 from tests.counters import small_layout
 
 
@@ -36,21 +36,25 @@ def test_a_breaker_is_in_one_state_and_its_openings_are_counted():
 def test_runs_that_were_given_up_count_until_they_end():
     region = Region.anonymous(small_layout())
     notice = Notice(region)
-    notice.queued(3)
+    notice.queued(Queued(3, 30))
     notice.abandoned()
     notice.abandoned()
     notice.ended()
-    assert read_standing([region]) == Standing((1, 0, 0), 0, 3, abandoned=2, abandoned_active=1)
+    assert read_standing([region]) == Standing(
+        (1, 0, 0), 0, 3, abandoned=2, abandoned_active=1, queued_rows=30
+    )
 
 
 def test_workers_are_summed():
     regions = two_workers()
     one, other = map(Notice, regions)
     one.breaker("open")
-    one.queued(2)
-    other.queued(5)
+    one.queued(Queued(2, 20))
+    other.queued(Queued(5, 5))
     other.abandoned()
-    expected = Standing((1, 0, 1), openings=1, queued=7, abandoned=1, abandoned_active=1)
+    expected = Standing(
+        (1, 0, 1), openings=1, queued=7, abandoned=1, abandoned_active=1, queued_rows=25
+    )
     assert read_standing(regions) == expected
 
 
@@ -59,7 +63,7 @@ def test_a_successor_keeps_totals_and_begins_closed_and_idle():
     region = Region.anonymous(small_layout())
     notice = Notice(region)
     notice.breaker("open")
-    notice.queued(4)
+    notice.queued(Queued(4, 40))
     notice.abandoned()
     Notice(region)
     assert read_standing([region]) == Standing((1, 0, 0), openings=1, abandoned=1)
@@ -69,7 +73,7 @@ def test_rows_and_standing_do_not_touch_each_other():
     region = Region.anonymous(small_layout())
     notice = Notice(region)
     notice.breaker("open")
-    notice.queued(4)
+    notice.queued(Queued(4, 40))
     assert (region.head, region.tail) == (0, 0)
 
 
@@ -78,7 +82,7 @@ def test_the_page_says_how_it_stands():
     region = Region.anonymous(layout)
     notice = Notice(region)
     notice.breaker("open")
-    notice.queued(3)
+    notice.queued(Queued(3, 30))
     notice.abandoned()
     series = ModelSeries(layout, Facts("ab", "flights@1+ab", "1.31.1", "team", 1.0, 0.5))
     page = Exposition([HttpCounters()]).page([Exposed(series, [region], "rules")]).decode()
