@@ -1,42 +1,24 @@
-"""The ops port beyond metrics and health: who gets in, and what operators' calls do."""
+"""What operators' calls do, and what they are told; who gets in is in `test_access`."""
 
-import contextlib
-import json
 import sys
 import time
 from collections.abc import Generator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.cli.ops_client import call
-from server.events import Event, events_in
+from server.events import events_in
 from server.facts import FACTS
-from server.ops import access as guarding
 from server.settings import SettingsError
-from server.tokens import (
-    Access,
-    digest_of,
-    new_token,
-    own_token,
-    read_tokens,
-    token_of,
-    write_tokens,
-)
-from tests.in_thread import Client, Response, server_over
+from server.tokens import own_token
+from tests.in_thread import Client, server_over
+from tests.operating import Since, ask, bearer, events, served_by
 from tests.serving import serving
 from tests.tiny import GOOD, pack_tiny
 
 FORCE = {"rung": "rules", "reason": "a test"}
-CALLS: dict[str, tuple[str, Access, Any]] = {
-    "/status": ("GET", "viewer", None),
-    "/events": ("GET", "viewer", None),
-    "/models/tiny/force-fallback": ("POST", "operator", FORCE),
-    "/workers/replace": ("POST", "operator", {}),
-}
-"""Every call that is not open: method, who may, a body that would do something."""
 
 
 @pytest.fixture(
@@ -57,11 +39,7 @@ def state(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(store: Path, state: Path, workers: int) -> Generator[Client]:
-    """A server that writes an event for each refusal, however many there are."""
-    with contextlib.ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(guarding, "REFUSALS_SECONDS", 0.0)
-            server = stack.enter_context(server_over(store, state, workers=workers))
+    with server_over(store, state, workers=workers) as server:
         yield server
 
 
@@ -74,144 +52,9 @@ def client(running: Client, state: Path) -> Generator[Client]:
     ask(running, "/models/tiny/force-fallback", off, authorization=operator)
 
 
-class Since:
-    """The events that a test has caused."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._before = len(list(events_in(folder)))
-
-    def __call__(self, kind: str) -> list[Event]:
-        caused = list(events_in(self._folder))[self._before :]
-        return [event for event in caused if event.kind == kind]
-
-
 @pytest.fixture
 def since(client: Client, state: Path) -> Since:
     return Since(state)
-
-
-def ask(client: Client, path: str, body: Any = None, **headers: str) -> Response:
-    """A call on the ops port; a header that is empty is left out."""
-    method = "GET" if body is None else "POST"
-    content = b"" if body is None else json.dumps(body).encode()
-    sent = {"host": f"127.0.0.1:{client.ops_port}", "content_type": "application/json"} | headers
-    lines = [f"{name.replace('_', '-')}: {text}" for name, text in sent.items() if text]
-    head = "\r\n".join([f"{method} {path} HTTP/1.1", *lines, f"content-length: {len(content)}"])
-    return client.ops_send(head.encode() + b"\r\n\r\n" + content)
-
-
-def bearer(folder: Path, access: Access) -> str:
-    """What a holder of a new token sends."""
-    token = new_token()
-    name = f"{access}-{time.monotonic_ns()}"
-    write_tokens(folder, (*read_tokens(folder), token_of(name, access, digest_of(token))))
-    return f"Bearer {token}"
-
-
-def events(folder: Path, kind: str) -> list[Event]:
-    return [event for event in events_in(folder) if event.kind == kind]
-
-
-def served_by(client: Client) -> str:
-    return client.predict(GOOD).json["served_by"]
-
-
-REFUSED: dict[str, tuple[dict[str, str], int, str]] = {
-    "no token": ({}, 401, "unauthorized"),
-    "a wrong token": ({"authorization": "Bearer keelmark_wrong"}, 401, "unauthorized"),
-    "no bearer": ({"authorization": "Basic b3BlcmF0b3I6eA=="}, 401, "unauthorized"),
-    "a foreign host": ({"authorization": "right", "host": "evil.example"}, 403, "forbidden"),
-    "a foreign host with our port": (
-        {"authorization": "right", "host": "evil.example:{port}"},
-        403,
-        "forbidden",
-    ),
-    "a foreign origin": (
-        {"authorization": "right", "origin": "https://evil.example"},
-        403,
-        "forbidden",
-    ),
-    "a sandboxed page": ({"authorization": "right", "origin": "null"}, 403, "forbidden"),
-    "another port's page": (
-        {"authorization": "right", "origin": "http://127.0.0.1:1"},
-        403,
-        "forbidden",
-    ),
-}
-
-
-@pytest.mark.parametrize(("path", "why"), list(product(CALLS, REFUSED)))
-def test_who_may_not_is_refused_nothing_is_done_and_an_event_tells(
-    client: Client, state: Path, since: Since, path: str, why: str
-):
-    headers, status, code = REFUSED[why]
-    _, access, body = CALLS[path]
-    sent = {name: text.replace("{port}", str(client.ops_port)) for name, text in headers.items()}
-    if sent.get("authorization") == "right":
-        sent["authorization"] = bearer(state, access)
-    answer = ask(client, path, body, **sent)
-    assert (answer.status, answer.error["code"]) == (status, code)
-    assert (answer.headers.get("www-authenticate") == "Bearer") == (status == 401)
-    assert served_by(client) == "model"
-    (event,) = since("access_refused")
-    assert (event.facts["path"], event.facts["code"]) == (path, code)
-    assert not since("forced")
-
-
-def test_a_viewer_may_look_and_change_nothing(client: Client, state: Path, since: Since):
-    viewer = bearer(state, "viewer")
-    for path, (_, access, body) in CALLS.items():
-        answer = ask(client, path, body, authorization=viewer)
-        assert answer.status == (200 if access == "viewer" else 403), path
-    assert served_by(client) == "model"
-    refused = [path for path, (_, access, _) in CALLS.items() if access == "operator"]
-    told = [(event.facts["path"], event.facts["code"]) for event in since("access_refused")]
-    assert told == [(path, "forbidden") for path in refused]
-
-
-@pytest.mark.parametrize("media_type", ["", "text/plain", "application/x-www-form-urlencoded"])
-def test_a_change_comes_as_json(client: Client, state: Path, since: Since, media_type: str):
-    operator = bearer(state, "operator")
-    path = "/models/tiny/force-fallback"
-    answer = ask(client, path, FORCE, authorization=operator, content_type=media_type)
-    assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
-    assert served_by(client) == "model"
-
-
-@pytest.mark.parametrize("origin", ["", "http://127.0.0.1:{port}", "https://127.0.0.1:{port}"])
-def test_our_own_pages_and_those_without_a_page_may_ask(
-    client: Client, state: Path, since: Since, origin: str
-):
-    own = origin.replace("{port}", str(client.ops_port))
-    answer = ask(client, "/status", authorization=bearer(state, "viewer"), origin=own)
-    assert answer.status == 200
-
-
-def test_a_name_that_the_settings_add_is_one_of_ours(store: Path, tmp_path: Path):
-    with server_over(store, tmp_path, ops_hosts=("models.example",)) as client:
-        viewer = bearer(tmp_path, "viewer")
-        for host, status in (
-            ("models.example:8081", 200),
-            ("MODELS.example", 200),
-            ("localhost", 200),
-            ("[::1]:8081", 200),
-            ("models.example.evil", 403),
-        ):
-            assert ask(client, "/status", authorization=viewer, host=host).status == status, host
-
-
-def test_metrics_and_health_stay_open_under_any_name(client: Client):
-    for path in ("/metrics", "/health/live", "/health/ready", "/health/startup"):
-        assert ask(client, path, host="10.1.2.3:8081").status == 200
-
-
-def test_refusals_do_not_fill_the_log(store: Path, tmp_path: Path):
-    with server_over(store, tmp_path) as server:
-        for _ in range(50):
-            ask(server, "/status")
-    told = events(tmp_path, "access_refused")
-    assert 1 <= len(told) <= 5
 
 
 def test_a_forced_rung_answers_from_the_next_request_on(client: Client, state: Path, since: Since):

@@ -7,6 +7,7 @@ and a change must come as `application/json`, which pages of others cannot send 
 first.
 """
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,23 +15,53 @@ from typing import Any, Final
 from fastapi import Request
 
 from server.events import EventLog, shortened
-from server.logs import Seldom
+from server.logs import logger
 from server.settings import Settings
 from server.tokens import Access, Token, Tokens
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104  (a name to leave out, not to bind)
 STATUS: Final = {"unauthorized": 401, "forbidden": 403, "unsupported_media_type": 415}
-REFUSALS_SECONDS: Final = 1.0
+REFUSALS_AT_ONCE: Final = 20
+REFUSALS_EVERY_SECONDS: Final = 300.0
+"""Refusals that are written of one name at once, and the time after which there is one more."""
+UNKNOWN: Final = "unknown"
+
+_log = logger("access")
 
 
 class AccessRefused(Exception):
-    """A call that was not let through, and why."""
+    """A call that was not let through, and why; `who` is the token's name, if it is one of ours."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, who: str = UNKNOWN) -> None:
         super().__init__(message)
         self.code: Final = code
         self.status: Final = STATUS[code]
+        self.who: Final = who
+
+
+class Sparing:
+    """Lets some through at once and then one in a while, for each name apart.
+
+    A flood of calls without a token can neither fill the disk with events nor hide what somebody
+    with one does. Safe to ask from several threads: at worst one more is let through.
+    """
+
+    def __init__(self, at_once: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._at_once = at_once
+        self._now = now
+        self._left: dict[str, tuple[float, float, int]] = {}
+
+    def held_back(self, name: str) -> int | None:
+        """How many were held back since the last; None if this one is too."""
+        now = self._now()
+        left, then, held = self._left.get(name, (self._at_once, now, 0))
+        left = min(self._at_once, left + (now - then) / REFUSALS_EVERY_SECONDS)
+        if left < 1:
+            self._left[name] = left, now, held + 1
+            return None
+        self._left[name] = left - 1, now, 0
+        return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +81,14 @@ class Guard:
     Args:
         settings: names that the ops port goes by.
         tokens: who is who.
-        events: where refusals are written: one a second, with the number of those in between.
+        events: where refusals are written, sparingly, with the number of those in between.
     """
 
     def __init__(self, settings: Settings, tokens: Tokens, events: EventLog) -> None:
         self._hosts = _own_names(settings)
         self._tokens = tokens
         self._events = events
-        self._seldom = Seldom(REFUSALS_SECONDS)
+        self._sparing = Sparing(REFUSALS_AT_ONCE)
 
     def needs(self, access: Access) -> Callable[[Request], Token]:
         """A FastAPI dependency: the token of who asks, if that is enough.
@@ -68,6 +99,7 @@ class Guard:
         def allowed(request: Request) -> Token:
             asked = _asked(request)
             try:
+                _check_single(request)
                 return self._let_through(asked, access)
             except AccessRefused as refused:
                 self._tell(request, asked, refused)
@@ -83,6 +115,7 @@ class Guard:
                 "forbidden",
                 f"token {token.name!r} is a viewer's; this call changes something and needs an "
                 "operator's. `keelmark token add NAME --access operator` makes one.",
+                who=token.name,
             )
         return token
 
@@ -120,22 +153,22 @@ class Guard:
         return token
 
     def _tell(self, request: Request, asked: _Asked, refused: AccessRefused) -> None:
-        held_back = self._seldom.held_back("refused")
+        held_back = self._sparing.held_back(refused.who)
         if held_back is None:
             return
-        self._events.append(
-            "access_refused",
-            who="unknown",
-            facts={
-                "code": refused.code,
-                "method": request.method,
-                "path": shortened(request.url.path),
-                "host": shortened(asked.host),
-                "origin": None if asked.origin is None else shortened(asked.origin),
-                "from": request.client.host if request.client else None,
-                "held_back": held_back,
-            },
-        )
+        facts = {
+            "code": refused.code,
+            "method": request.method,
+            "path": shortened(request.url.path),
+            "host": shortened(asked.host),
+            "origin": None if asked.origin is None else shortened(asked.origin),
+            "from": request.client.host if request.client else None,
+            "held_back": held_back,
+        }
+        try:
+            self._events.append("access_refused", who=refused.who, facts=facts)
+        except OSError as error:  # a full disk lets nobody in
+            _log.error("event_not_written", kind="access_refused", reason=str(error), **facts)
 
 
 def _own_names(settings: Settings) -> frozenset[str]:
@@ -152,6 +185,13 @@ def _name_of(host: str) -> str:
     """The name in a `Host` header, without its port."""
     name, _, port = host.rpartition(":")
     return (name if port.isdigit() else host).lower()
+
+
+def _check_single(request: Request) -> None:
+    """Refuses a header that decides and is there twice: others may have looked at the other one."""
+    for name in ("host", "origin", "authorization", "content-type"):
+        if len(request.headers.getlist(name)) > 1:
+            raise AccessRefused("forbidden", f"the header {name} is there twice; send it once.")
 
 
 def _asked(request: Request) -> _Asked:
