@@ -26,7 +26,7 @@ from models.batches import TREE_SECONDS, probe, probe_model
 from models.cases import Cases
 from models.convert import Converted, convert
 from models.convert.graph import ELEMENT_TYPES, Native, nodes_of, renamed, with_outputs
-from models.declared import computes_in_float32, declared_outputs
+from models.declared import declared_outputs
 from models.draft import Draft, run_all
 from models.errors import PackingError
 from models.evaluation import metrics, rounded, target_codes
@@ -35,6 +35,7 @@ from models.manifest import BaselineInfo, Decision, ModelOrigin, OutputSpec, Tro
 from models.native_check import check_native
 from models.outputs import Decisions, ModelOutputs
 from models.policies import troubles_of
+from models.tolerances import computes_in_float32
 from models.training_rows import Rows
 
 PREFIX: Final = "baseline_"
@@ -144,8 +145,14 @@ def _with_own_tolerance(
     """By the rule that the model's follows: a baseline may come from a library of float32."""
     features = compiled.run(held.encoded.rows[:8]).features
     assert features is not None
-    float32 = computes_in_float32(compiled.converted.native, features)
-    return declared_outputs(outputs, answers, float32=float32, valid_range=None, unit=None)
+    return declared_outputs(
+        outputs,
+        answers,
+        float32=computes_in_float32(compiled.converted.native, features),
+        exponential_terms=compiled.converted.exponential_terms,
+        valid_range=None,
+        unit=None,
+    )
 
 
 def _metrics(outputs: Sequence[OutputSpec], answers: ModelOutputs, held: Rows) -> dict[str, float]:

@@ -7,19 +7,13 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
 from features.fitted import Fitted
-from models.convert.graph import Native
 from models.errors import PackingError
-from models.manifest import Decision, Label, Objectives, OutputSpec, Threshold, Tolerance
+from models.manifest import Decision, Label, Objectives, OutputSpec, Threshold
 from models.outputs import MOST_DECISIONS, ModelOutputs, check_answer
+from models.tolerances import tolerance_of
 
-EXACT: Final = 1e-6
-FLOAT32: Final = 1e-5
-"""Tolerance of probabilities, where the training library computes in float64 and in float32."""
-SHARE_OF_SD: Final = 1e-5
-ULPS: Final = 4
 OBJECTIVES: Final = {
     "latency_ms": ("latency_seconds", 1e-3),
     "availability": ("availability_ratio", 1.0),
@@ -33,6 +27,7 @@ def declared_outputs(
     answers: ModelOutputs,
     *,
     float32: bool,
+    exponential_terms: int,
     valid_range: tuple[float | None, float | None] | None,
     unit: str | None,
 ) -> tuple[OutputSpec, ...]:
@@ -42,11 +37,17 @@ def declared_outputs(
         outputs: as converted.
         answers: of the training rows.
         float32: the training library computes in float32, so that it cannot agree better.
+        exponential_terms: of the model, see `Converted`.
         valid_range: of the primary output, inclusive.
         unit: of the primary output.
     """
     specs = [
-        structs.replace(spec, tolerance=_tolerance(spec, column, float32=float32))
+        structs.replace(
+            spec,
+            tolerance=tolerance_of(
+                spec, column, float32=float32, exponential_terms=exponential_terms
+            ),
+        )
         for spec, column in zip(outputs, answers.values, strict=True)
     ]
     if valid_range is not None:
@@ -56,28 +57,6 @@ def declared_outputs(
             )
         specs[0] = structs.replace(specs[0], low=valid_range[0], high=valid_range[1])
     return (structs.replace(specs[0], unit=unit), *specs[1:])
-
-
-def computes_in_float32(native: Native | None, features: NDArray[np.float32]) -> bool:
-    """Whether the native model answers in float32; without one, it is assumed."""
-    if native is None:
-        return True
-    finite = features[np.isfinite(features).all(axis=1)]
-    try:
-        answers = native(finite if len(finite) else np.nan_to_num(features))
-    except Exception:  # noqa: BLE001  (the comparison will meet it too, and says more)
-        return False
-    return any(np.asarray(values).dtype == np.float32 for values in answers.values())
-
-
-def _tolerance(spec: OutputSpec, column: NDArray[Any], *, float32: bool) -> Tolerance:
-    if spec.kind in ("probability", "class_probabilities"):
-        return Tolerance(absolute=FLOAT32 if float32 else EXACT)
-    if spec.kind == "label":
-        return Tolerance(absolute=0.0)
-    numbers = column.astype(np.float64)
-    finite = numbers[np.isfinite(numbers)]
-    return Tolerance(absolute=SHARE_OF_SD * float(finite.std()) if finite.size else 0.0, ulps=ULPS)
 
 
 def read_decision(given: Sequence[Mapping[str, Any]] | str | None, primary: OutputSpec) -> Decision:

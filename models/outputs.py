@@ -220,12 +220,12 @@ class Decisions:
             return np.searchsorted(self._edges, primary, side="right").astype(np.uint8)
         return np.asarray(self.codes(primary.tolist()), np.uint8)
 
-    def near_edge(self, primary: NDArray[Any], tolerance: float) -> NDArray[np.bool_]:
-        """Rows within `tolerance` of a threshold; bool (n,)."""
+    def near_edge(self, spec: OutputSpec, primary: NDArray[Any]) -> NDArray[np.bool_]:
+        """Rows of the primary output within its tolerance of a threshold; bool (n,)."""
         if not self._edges:
             return np.zeros(len(primary), np.bool_)
         distance = np.abs(primary[:, None].astype(np.float64) - np.asarray(self._edges))
-        return _any_per_row(distance <= tolerance)
+        return _any_per_row(distance <= allowed(spec, primary)[:, None])
 
     def named(self, codes: Sequence[int]) -> list[str | None]:
         """The texts of codes; None for no decision."""

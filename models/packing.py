@@ -33,7 +33,6 @@ from models.conditions import DeclaredCheck, GivenChecks, GivenRules, read_check
 from models.convert import Converted, convert
 from models.declared import (
     check_field_names,
-    computes_in_float32,
     declared_outputs,
     full_default,
     read_decision,
@@ -83,6 +82,7 @@ from models.reached import exercising
 from models.reference import Reference
 from models.rules import Rules
 from models.store import Store
+from models.tolerances import computes_in_float32
 from models.training_rows import Rows, held_out, part, read_rows
 
 FEW_ROWS: Final = 200
@@ -205,6 +205,7 @@ def pack(
                 draft.outputs,
                 answers,
                 float32=_in_float32(converted, draft, held),
+                exponential_terms=converted.exponential_terms,
                 valid_range=valid_range,
                 unit=unit,
             ),

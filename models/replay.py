@@ -241,7 +241,7 @@ def _near_edge(answering: Answering, answered: Answered, place: int) -> bool:
     spec, value = answering.outputs[0], answered.answers.values[0][place]
     if spec.kind == "label" or value is None:
         return False
-    near = answering.ladder.decisions.near_edge(np.asarray([value]), spec.tolerance.absolute)
+    near = answering.ladder.decisions.near_edge(spec, np.asarray([value]))
     return bool(near[0])
 
 

@@ -133,7 +133,7 @@ def test_a_lightgbm_regressor(store: Path, objective: str):
     assert np.abs(value - model.booster_.predict(x)).max() <= 1e-5 * value.std()
     assert (spec.kind, spec.unit, spec.low, spec.high) == ("value", "min", 0, 1000)
     assert spec.tolerance.absolute == pytest.approx(1e-5 * value.std(), rel=1e-3)
-    assert spec.tolerance.ulps == 4
+    assert (spec.tolerance.ulps == 4) == (objective != "poisson")
     assert bundle.fallback.default["value"] == pytest.approx(float(np.median(minutes)))
     assert set(bundle.manifest.training.metrics) == {"rmse", "mae", "r2"}
 

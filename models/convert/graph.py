@@ -53,6 +53,8 @@ class Converted:
         outputs: without tolerances, which `pack` adds.
         native: None when there is no model of the training library to compare with.
         versions: of the libraries that trained and converted it.
+        exponential_terms: how many float32 numbers are added up before the exponential of their
+            sum is the answer; 0 where none is.
     """
 
     model: onnx.ModelProto
@@ -61,6 +63,7 @@ class Converted:
     framework: str
     estimator: str
     versions: dict[str, str]
+    exponential_terms: int = 0
 
 
 def checked(model: onnx.ModelProto, *, prefixed: bool = True) -> onnx.ModelProto:

@@ -38,6 +38,9 @@ CONVERTER_OPSET: Final = 15
 SCORES: Final = "scores"
 """[n, 2]: the probability of the second class, and a column that means nothing."""
 
+EXPONENTIAL: Final = ("poisson", "gamma", "tweedie")
+"""Objectives whose answer is e to the sum of the leaves."""
+
 _OF_TARGETS: Final = {
     "class_nodeids": "target_nodeids",
     "class_treeids": "target_treeids",
@@ -74,7 +77,8 @@ def convert(model: Any, width: int) -> Converted:
         if len(classes) == 2 and objective.startswith("binary"):
             return _binary(proto, booster, classes, common)
         return _multiclass(proto, booster, classes, common)
-    return _regression(proto, booster, common)
+    terms = booster.num_trees() if objective in EXPONENTIAL else 0
+    return _regression(proto, booster, {**common, "exponential_terms": terms})
 
 
 def _binary(

@@ -121,8 +121,23 @@ def _regressor(proto: Any, model: Any, common: dict[str, Any]) -> Converted:
         return {spec.name: predicted.ravel() if width == 1 else predicted}
 
     return Converted(
-        model=with_outputs(proto, (spec,), [node]), outputs=(spec,), native=native, **common
+        model=with_outputs(proto, (spec,), [node]),
+        outputs=(spec,),
+        native=native,
+        exponential_terms=model.n_features_in_ + 1 if _is_exponential(model) else 0,
+        **common,
     )
+
+
+def _is_exponential(model: Any) -> bool:
+    """Whether it is a linear model with a logarithm as its link, or a pipeline that ends in one."""
+    from sklearn.linear_model import GammaRegressor, PoissonRegressor, TweedieRegressor
+    from sklearn.pipeline import Pipeline
+
+    last = model[-1] if isinstance(model, Pipeline) else model
+    if isinstance(last, TweedieRegressor):
+        return last.link == "log" or (last.link == "auto" and last.power > 0)
+    return isinstance(last, PoissonRegressor | GammaRegressor)
 
 
 def _to_onnx(model: Any, width: int, options: dict[str, Any]) -> Any:
