@@ -97,7 +97,10 @@ class Dealer:
                 return False
             said = json.loads(message)
             getattr(self, "_on_" + said.pop("say"))(descriptors, **said)
-            self._control.send(b"{}")
+            try:
+                self._control.send(b"{}")
+            except BrokenPipeError:  # it did not wait for the answer
+                return False
 
     def _on_begin(self, descriptors: list[int]) -> None:
         """The board, and the state folder's lock, which is only held."""
@@ -108,8 +111,13 @@ class Dealer:
         self._listener.setblocking(False)
 
     def _on_add(self, descriptors: list[int], worker: int, slot: int) -> None:
+        """A worker, with what the dealer before this one has dealt to it.
+
+        What it has not taken of that is dealt again: only then is known how many it was dealt.
+        """
         assert self._board is not None
         ours, theirs = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+        self._take(theirs, None)
         self._hands[worker] = Hand(slot, ours, theirs, self._board.taken(slot))
         self._poll.register(ours, select.POLLIN)
 

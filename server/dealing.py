@@ -5,19 +5,26 @@ the listening socket and both ends of every worker's pair are open here too.
 """
 
 import asyncio
+import contextlib
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from server.board import Board
 from server.dealer import message
+from server.logs import logger
 from server.processes import Child
 from server.usage import Silence
 
 START_NS: Final = 30_000_000_000
 SILENCE_NS: Final = 2_000_000_000
-PAUSE_SECONDS: Final = 0.02
+END_SECONDS: Final = 2.0
+PAUSES_SECONDS: Final = (0.02, 0.02, 0.5, 1.0, 2.0, 5.0)
+"""Before a successor, by how many in a row have ended before they gave a sign of life."""
+
+_log = logger("dealing")
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +72,8 @@ class Dealing:
         self._control: socket.socket | None = None
         self._child: Child | None = None
         self._silence: Silence | None = None
+        self._heard_ns = time.monotonic_ns()
+        self._failures = 0
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -73,14 +82,28 @@ class Dealing:
         assert self._child is not None
         return self._child.pid
 
+    @property
+    def seconds_without(self) -> float:
+        """How long no dealer has given a sign of life: nothing was accepted meanwhile."""
+        self._hear()
+        return (time.monotonic_ns() - self._heard_ns) / 1e9
+
     def start(self) -> None:
-        """Starts a dealer and tells it everything."""
+        """Starts a dealer and tells it everything.
+
+        Raises:
+            OSError: the machine has no process to spare.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._hear()
         self._board.forget_dealer()
         self._unanswered = 0
         ours.setblocking(False)
+        with contextlib.ExitStack() as stack:
+            stack.callback(ours.close)
+            self._child = Child("server.dealer", theirs, self._on_end)
+            stack.pop_all()
         self._control = ours
-        self._child = Child("server.dealer", theirs, self._on_end)
         self._silence = Silence(self._child.pid)
         self._loop.add_reader(ours.fileno(), self._on_answer)
         self._say("begin", self._descriptors)
@@ -135,6 +158,10 @@ class Dealing:
         self._is_over = True
         if self._control is not None:
             self._hang_up()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_ended.wait(), END_SECONDS)
+            if self._child is not None:
+                self._child.kill()  # it does nothing any more, if it has not ended
             await self._has_ended.wait()
         for pair in self._pairs.values():
             pair.close()
@@ -186,14 +213,28 @@ class Dealing:
         if self._is_over:
             self._has_ended.set()
             return
-        self._loop.call_later(PAUSE_SECONDS, self._start_again, child)
+        self._failures = 0 if self._board.dealer_beat else self._failures + 1
+        self._start_later(child)
+
+    def _start_later(self, ended: Child) -> None:
+        pause = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
+        self._loop.call_later(pause, self._start_again, ended)
 
     def _start_again(self, ended: Child) -> None:
         if self._is_over:
             self._has_ended.set()
             return
-        self.start()
-        self._replaced(ended.code)
+        try:
+            self.start()
+        except OSError as error:
+            _log.error("dealer_not_started", reason=str(error))
+            self._failures += 1
+            self._start_later(ended)
+        else:
+            self._replaced(ended.code)
+
+    def _hear(self) -> None:
+        self._heard_ns = max(self._heard_ns, self._board.dealer_beat)
 
     def _hang_up(self) -> None:
         if self._control is not None:

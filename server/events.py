@@ -23,6 +23,8 @@ NOTHING: Final = "0" * 64
 """Stands where the first line would have the digest of the line before."""
 LONGEST_TEXT: Final = 500
 """Characters of a text that somebody sent: a line is for people to read."""
+STEP_BYTES: Final = 4096
+"""Read at a time, from the end backwards."""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -79,7 +81,7 @@ class EventLog:
         self._lock = threading.Lock()
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         torn = _cut_torn_line(self._file)
-        self._head = _last(self.path)
+        self._head = _last(self.path, self._file)
         if torn:
             self.append("log_mended", facts={"bytes_cut": torn})
 
@@ -182,26 +184,29 @@ def _event(path: Path, number: int, line: bytes) -> Event:
 def _cut_torn_line(file: int) -> int:
     """Cuts off what a crash left of a line without its end; the number of bytes."""
     size = os.fstat(file).st_size
-    end, step = size, 4096
-    while end > 0:
-        start = max(0, end - step)
-        found = os.pread(file, end - start, start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
-            break
-        end = start
+    end = _after_line_break(file, size)
     if end < size:
         os.ftruncate(file, end)
         os.fsync(file)
     return size - end
 
 
-def _last(path: Path) -> Head:
-    """The head of a log, whose last line is read; earlier ones are for `events_in` to compare."""
-    last = b""
-    with path.open("rb") as lines:
-        for last in lines:  # noqa: B007  (the last one is what is wanted)
-            pass
-    if not last:
+def _last(path: Path, file: int) -> Head:
+    """The head of a log of whole lines; only the last is read: the others are for `events_in`."""
+    size = os.fstat(file).st_size
+    if not size:
         return Head()
-    return Head(_event(path, 0, last).n, sha256_of(last[:-1]))
+    start = _after_line_break(file, size - 1)
+    last = os.pread(file, size - 1 - start, start)
+    return Head(_event(path, 0, last).n, sha256_of(last))
+
+
+def _after_line_break(file: int, end: int) -> int:
+    """Where the line begins that is before `end`: behind the last line break before that."""
+    while end > 0:
+        start = max(0, end - STEP_BYTES)
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -193,6 +193,8 @@ class Fleet:
         async with self._replacing:
             old = [worker for worker in self.workers if worker.state == "ready"]
             for done, worker in enumerate(old):
+                if worker.number not in self._workers:
+                    continue  # it has ended, and has or will have a successor
                 if not await self._replace(worker, who, reason):
                     raise ChildProcessError(
                         f"a successor ended before it was ready, or the server stops; {done} of "
@@ -203,7 +205,11 @@ class Fleet:
     async def _replace(self, old: Worker, who: str, reason: str) -> bool:
         if self._is_stopping:
             return False
-        new = self._spawn(min(self._free), (old.child.pid, "asked"), is_extra=True)
+        try:
+            new = self._spawn(min(self._free), (old.child.pid, "asked"), is_extra=True)
+        except OSError as error:
+            _log.error("worker_not_started", reason=str(error))
+            return False
         await self.until(lambda: new.state == "ready" or new.number not in self._workers)
         if new.state != "ready":
             return False
@@ -237,13 +243,17 @@ class Fleet:
             hurry: when it is set, idle connections are no longer waited for.
         """
         self._is_stopping = True
+        limit = self._settings.drain_seconds + SPARE_SECONDS
         if self._workers:
-            await self._dealing.stop_listening()
+            with contextlib.suppress(
+                TimeoutError
+            ):  # a dealer that does not start is not waited for
+                await asyncio.wait_for(self._dealing.stop_listening(), limit)
         self.say(Stop())
         hurrying = self._loop.create_task(self._hurry(hurry))
         ended = self.until(lambda: not self._workers)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended, self._settings.drain_seconds + SPARE_SECONDS)
+            await asyncio.wait_for(ended, limit)
         for worker in self._workers.values():
             worker.child.kill()
         await self.until(lambda: not self._workers)
@@ -259,19 +269,20 @@ class Fleet:
     def _spawn(
         self, slot: int, instead_of: tuple[int, str] | None = None, *, is_extra: bool = False
     ) -> Worker:
-        self._free.discard(slot)
         self._board.clear(slot)
         self._numbers += 1
         number = self._numbers
         ours, theirs = make_ends()
-        child = Child("server.worker", theirs, lambda: self._on_end(number))
+        with contextlib.ExitStack() as stack:
+            stack.callback(ours.close)
+            pair = Pair(slot, *make_pair())
+            stack.callback(pair.close)
+            child = Child("server.worker", theirs, lambda: self._on_end(number))
+            stack.pop_all()
+        self._free.discard(slot)
         channel = Channel(ours, lambda message, _: self._on_message(number, message), self.wake)
-        pair = Pair(slot, *make_pair())
-        begin = Begin(
-            slot=slot,
-            slots=self._count + 1,
-            settings=self._settings.model_dump(mode="json"),
-        )
+        given = self._settings.model_dump(mode="json")
+        begin = Begin(slot=slot, slots=self._count + 1, settings=given)
         channel.send(begin, [pair.theirs.fileno(), *self._descriptors])
         greetings, must_hold = self._server.greetings()
         for message, descriptors in greetings:
@@ -340,16 +351,28 @@ class Fleet:
             self._server.died_early()
         if worker.is_extra:
             return
-        pause = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
         self._free.discard(worker.slot)
-        self._loop.call_later(pause, self._succeed, worker.slot, worker.child.pid, why)
+        self._succeed_later(worker.slot, worker.child.pid, why)
+
+    def _succeed_later(self, slot: int, pid: int, why: str) -> None:
+        pause = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
+        self._loop.call_later(pause, self._succeed, slot, pid, why)
 
     def _succeed(self, slot: int, pid: int, why: str) -> None:
-        """Starts the successor, unless it has been seen to otherwise."""
-        if self._is_stopping or len(self._workers) >= self._count:
+        """Starts the successor, unless it has been seen to otherwise.
+
+        One that is still to become an asked-for successor counts for nothing: it may never be one.
+        """
+        staying = [w for w in self._workers.values() if not w.is_extra and w.state != "leaving"]
+        if self._is_stopping or len(staying) >= self._count:
             self._free.add(slot)
-        else:
+            return
+        try:
             self._spawn(slot, (pid, why))
+        except OSError as error:  # the machine has no process or descriptor to spare
+            _log.error("worker_not_started", slot=slot, reason=str(error))
+            self._failures += 1
+            self._succeed_later(slot, pid, why)
 
     # watching
 

@@ -7,6 +7,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Final
+
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}
+"""numpy's own library would start a thread for each CPU in every worker, for nothing."""
 
 
 class Child:
@@ -26,7 +30,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(control.fileno(),),
                 process_group=0,  # else Ctrl-C would reach it before it is told to end
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                env={**ONE_THREAD, **os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
         self.pid = self._process.pid
         self._ended = ended

@@ -1,7 +1,9 @@
 """The state folder: what the server itself remembers, locked by the one server that uses it."""
 
 import contextlib
+import errno
 import fcntl
+import os
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -11,9 +13,11 @@ import msgspec
 from server.settings import SettingsError
 
 LOCK: Final = "lock"
-TRIES: Final = 10
 RETRY_SECONDS: Final = 0.02
+MOMENT_SECONDS: Final = 0.2
 """Whoever asks whether a server runs holds the lock for a moment: that is waited out."""
+LAST_WORKER_SECONDS: Final = 5.0
+"""So is the last worker of a server that was killed, which still has its lock."""
 PORTS: Final = "ports.json"
 """Where the running server can be reached; commands started beside it read this."""
 
@@ -46,7 +50,7 @@ class StateFolder:
                 "another with --state-dir"
             ) from error
         try:
-            _lock(self._lock)
+            _lock(self._lock, LAST_WORKER_SECONDS if _is_left_over(path) else MOMENT_SECONDS)
         except OSError as error:
             self._lock.close()
             raise SettingsError(
@@ -80,8 +84,23 @@ def running_server(path: Path) -> Ports | None:
         return None  # no such folder, or a server that has only begun to start
 
 
-def _lock(file: Any) -> None:
-    for _ in range(TRIES):
+def _is_left_over(path: Path) -> bool:
+    """Whether the server that announced itself last has been killed."""
+    try:
+        pid = msgspec.json.decode((path / PORTS).read_bytes(), type=Ports).pid
+    except (OSError, msgspec.MsgspecError):
+        return False
+    if pid == os.getpid():  # every server in a container has the same
+        return True
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.ESRCH
+    return False
+
+
+def _lock(file: Any, patience_seconds: float) -> None:
+    for _ in range(round(patience_seconds / RETRY_SECONDS)):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return

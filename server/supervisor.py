@@ -48,7 +48,10 @@ from server.standing import leave, read_standing, state_of
 from server.worker_series import worker_page
 
 PATIENCE_SECONDS: Final = 30.0
-"""So long no worker may be ready before the server says that it is not alive."""
+"""So long no worker may be ready, or no dealer accept, before the server says that it is not
+alive."""
+DEAF_SECONDS: Final = 2.0
+"""So long no dealer may accept before the server says that it is not ready."""
 
 _log = logger("supervisor")
 
@@ -155,6 +158,7 @@ class SupervisorRuntime:
         self._budget = SeriesBudget(settings.max_series)
         shared = [] if lock is None else [lock]
         dealing = Dealing(listener, self._board, [board, *shared], self._dealer_replaced)
+        self._dealing = dealing
         fleet_shares = [board, http, *shared]
         self.fleet: Final = Fleet(settings, count, self, dealing, self._board, fleet_shares)
         self._count = count
@@ -177,13 +181,15 @@ class SupervisorRuntime:
     def health(self, question: Question) -> Health:
         """The answer to one of the three questions."""
         if question == "live":
-            is_stuck = self.phase is Phase.SERVING and self.fleet.seconds_without > PATIENCE_SECONDS
+            without = max(self.fleet.seconds_without, self._dealing.seconds_without)
+            is_stuck = self.phase is Phase.SERVING and without > PATIENCE_SECONDS
             return Health(is_good=False, body={"live": False}) if is_stuck else liveness()
         if question == "startup":
             return startup(self.phase)
         told = readiness(self.phase, self.routes, self._settings.required_models)
         ready = self.fleet.ready
-        is_ready = told.is_good and ready > 0
+        is_accepting = self._dealing.seconds_without < DEAF_SECONDS
+        is_ready = told.is_good and ready > 0 and is_accepting
         workers = {"ready": ready, "wanted": self._count}
         return Health(is_ready, {**told.body, "ready": is_ready, "workers": workers})
 

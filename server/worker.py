@@ -287,6 +287,8 @@ class Worker:
             settle_memory()
         except Exception as error:  # noqa: BLE001  (whatever it is, the supervisor hears of it)
             self._refused[asked.number] = str(error) or type(error).__name__
+        finally:
+            os.close(counters)  # what is mapped stays mapped
 
     def _held(self, table: Table) -> Holds | Refuses:
         for held in table.live:

@@ -132,3 +132,16 @@ def test_the_log_is_readable_for_its_owner_alone(log: EventLog):
 
 def test_a_folder_without_a_log_has_no_events(tmp_path: Path):
     assert list(events_in(tmp_path)) == []
+
+
+def test_a_log_is_gone_on_with_after_a_last_line_of_any_length(tmp_path: Path):
+    """Only the end of a log is read when it is opened."""
+    for length in (0, 4000, 5000, 20_000):
+        log = EventLog(tmp_path)
+        log.append("forced", facts={"reason": "x" * length})
+        head = log.head
+        log.close()
+        again = EventLog(tmp_path)
+        assert again.head == head
+        again.close()
+    assert len(list(events_in(tmp_path))) == 4

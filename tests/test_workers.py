@@ -65,25 +65,6 @@ def server(shared: Server, folder: Path) -> Server:
     return shared
 
 
-@pytest.mark.parametrize(("count", "share"), [(64, 32), (8, 4)])
-def test_connections_opened_at_once_are_dealt_evenly(
-    server: Server, folder: Path, count: int, share: int
-):
-    connections = [Connection(server.port) for _ in range(count)]
-    try:
-        for connection in connections:
-            connection.send(REQUEST)
-        assert [connection.receive().status for connection in connections] == [200] * count
-        assert [worker["connections"] for worker in workers_of(folder)] == [share, share]
-        samples = server.samples()
-        for slot in ("0", "1"):
-            key = ("keelmark_worker_connections", frozenset({("slot", slot)}))
-            assert samples[key] == share
-    finally:
-        for connection in connections:
-            connection.close()
-
-
 def test_what_workers_count_is_summed(server: Server):
     before = counted(server)
     http = ("keelmark_requests_total", frozenset({("path", "/predict/{model}"), ("status", "200")}))

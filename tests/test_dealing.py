@@ -1,0 +1,147 @@
+"""Who gets which connection: evenly, also after workers and dealers have come and gone."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from server.cli.ops_client import call
+from server.events import events_in
+from tests.in_thread import Connection
+from tests.serving import Server, serving
+from tests.workers import (
+    ARGUMENTS,
+    REQUEST,
+    Load,
+    children_of,
+    counted,
+    is_quiet,
+    is_whole,
+    known_answers,
+    wait_until,
+    workers_of,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
+
+ROUNDS = int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "20"))
+BEGUN, REST = REQUEST[:40], REQUEST[40:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def shared(store: Path, folder: Path) -> Generator[Server]:
+    with serving(store, folder, *ARGUMENTS) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: Server, folder: Path) -> Server:
+    """The shared server, with two workers that are ready and have no connection."""
+    wait_until(lambda: is_quiet(folder))
+    return shared
+
+
+def loads(folder: Path) -> list[int]:
+    """Connections of the workers, by slot."""
+    return [worker["connections"] for worker in workers_of(folder)]
+
+
+@contextlib.contextmanager
+def opened(server: Server, count: int, sent: bytes = REQUEST) -> Generator[list[Connection]]:
+    """Connections that have sent something, all before any answer is read."""
+    with contextlib.ExitStack() as stack:
+        connections = [Connection(server.port) for _ in range(count)]
+        for connection in connections:
+            stack.callback(connection.close)
+            connection.send(sent)
+        yield connections
+
+
+@pytest.mark.parametrize(("count", "share"), [(64, 32), (8, 4)])
+def test_connections_opened_at_once_are_dealt_evenly(
+    server: Server, folder: Path, count: int, share: int
+):
+    with opened(server, count) as connections:
+        assert [connection.receive().status for connection in connections] == [200] * count
+        assert loads(folder) == [share, share]
+        samples = server.samples()
+        for slot in ("0", "1"):
+            key = ("keelmark_worker_connections", frozenset({("slot", slot)}))
+            assert samples[key] == share
+
+
+def test_four_workers_get_a_quarter_each(store: Path, tmp_path: Path):
+    with serving(store, tmp_path, "--workers", "4") as server:
+        wait_until(lambda: is_quiet(tmp_path, 4))
+        for count in (64, 8):
+            with opened(server, count) as connections:
+                assert [connection.receive().status for connection in connections] == [200] * count
+                assert loads(tmp_path) == [count // 4] * 4
+            wait_until(lambda: is_quiet(tmp_path, 4))
+
+
+def test_new_connections_go_to_the_new_worker_and_idle_ones_move_until_even(
+    server: Server, folder: Path
+):
+    with opened(server, 20, BEGUN) as begun:  # half a request is no idle connection: none can move
+        wait_until(lambda: loads(folder) == [10, 10])
+        killed = workers_of(folder)[0]["pid"]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: is_whole(folder, without=killed))
+        assert loads(folder) == [0, 10]
+        with opened(server, 6) as new:
+            assert [connection.receive().status for connection in new] == [200] * 6
+            assert loads(folder) == [6, 10]
+            alive = 0
+            for connection in begun:
+                with contextlib.suppress(OSError):
+                    connection.send(REST)
+                    alive += connection.receive().status == 200
+            assert alive == 10
+            wait_until(lambda: loads(folder) == [8, 8])
+
+
+def test_a_new_dealer_knows_what_its_predecessor_dealt(server: Server, folder: Path):
+    """Also what a worker has not taken: that goes to others, and is counted for nobody twice."""
+    stopped = workers_of(folder)[0]["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    with opened(server, 16) as first:
+        (dealer,) = children_of(server.process.pid, "server.dealer")
+        os.kill(dealer, signal.SIGKILL)
+        assert [connection.receive().status for connection in first] == [200] * 16
+        os.kill(stopped, signal.SIGCONT)
+        with opened(server, 16) as second:
+            assert [connection.receive().status for connection in second] == [200] * 16
+            wait_until(lambda: loads(folder) == [16, 16])
+    assert stopped in {worker["pid"] for worker in workers_of(folder)}
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(ROUNDS, marks=pytest.mark.trial)])
+def test_replacing_workers_under_load_fails_and_closes_nothing(
+    server: Server, folder: Path, store: Path, rounds: int
+):
+    before, known = counted(server), known_answers(store)
+    with Load(server.port, 16, known) as busy, Load(server.port, 48, known, pause=0.15) as paced:
+        wait_until(lambda: busy.answered > 100 and paced.answered > 100)
+        for _ in range(0, rounds, 2):
+            old = {worker["pid"] for worker in workers_of(folder)}
+            assert call("/workers/replace", {}, server=None, state_dir=folder / "state") == {
+                "replaced": 2
+            }
+            new = workers_of(folder)
+            assert not old & {worker["pid"] for worker in new}
+            wait_until(lambda: loads(folder) == [32, 32])
+    for load in (busy, paced):
+        assert (load.failures, load.closed, load.lost) == ([], 0, 0)
+    assert counted(server) - before == busy.answered + paced.answered
+    last = [e.facts["why"] for e in events_in(folder / "state") if e.kind == "worker_replaced"]
+    assert last[-rounds:] == ["asked"] * rounds
