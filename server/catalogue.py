@@ -124,17 +124,29 @@ QUEUE_DEPTH: Final = Metric(
     labels=PER_BUNDLE,
     help="Requests that wait for the thread in which long runs are made.",
 )
+QUEUE_ROWS: Final = Metric(
+    name="keelmark_queue_rows",
+    kind="gauge",
+    labels=PER_BUNDLE,
+    help="Rows of the requests that wait for the thread.",
+)
+BATCH_ROWS: Final = Metric(
+    name="keelmark_batch_rows",
+    kind="histogram",
+    labels=PER_BUNDLE,
+    help="Rows of each run of the model in the thread.",
+)
 ABANDONED_ACTIVE: Final = Metric(
     name="keelmark_abandoned_runs_active",
     kind="gauge",
     labels=PER_BUNDLE,
-    help="Runs that were given up at their deadline and have not ended yet.",
+    help="Requests that were given up at their deadline and whose run has not ended yet.",
 )
 ABANDONED: Final = Metric(
     name="keelmark_abandoned_runs_total",
     kind="counter",
     labels=PER_BUNDLE,
-    help="Runs that were given up at their deadline.",
+    help="Requests that were given up at their deadline while they were run.",
 )
 BREAKER_STATE: Final = Metric(
     name="keelmark_breaker_state",
@@ -248,6 +260,22 @@ MODEL_TRAINED: Final = Metric(
     unit="seconds",
     help="When the bundle was trained, seconds since 1970.",
 )
+LOOP_LAG: Final = Metric(
+    name="keelmark_event_loop_lag_seconds",
+    kind="histogram",
+    unit="seconds",
+    help="How late the event loop was each time it was looked, twenty times a second.",
+)
+RUNNER_BUSY: Final = Metric(
+    name="keelmark_runner_busy_seconds_total",
+    kind="counter",
+    help="Time that the thread has worked in which long runs are made.",
+)
+RUNNER_DEATHS: Final = Metric(
+    name="keelmark_runner_deaths_total",
+    kind="counter",
+    help="Times that this thread came to an end and was replaced.",
+)
 RENDER_SECONDS: Final = Metric(
     name="keelmark_metrics_render_seconds",
     kind="gauge",
@@ -320,6 +348,8 @@ METRICS: Final = (
     DEADLINE_MISSED,
     LATE_REQUESTS,
     QUEUE_DEPTH,
+    QUEUE_ROWS,
+    BATCH_ROWS,
     ABANDONED_ACTIVE,
     ABANDONED,
     BREAKER_STATE,
@@ -340,6 +370,9 @@ METRICS: Final = (
     MODEL_INFO,
     MODEL_LOADED,
     MODEL_TRAINED,
+    LOOP_LAG,
+    RUNNER_BUSY,
+    RUNNER_DEATHS,
     *OF_WORKERS,
     RENDER_SECONDS,
     SERIES,

@@ -41,6 +41,7 @@ from server.routes import Route, RouteTable
 from server.runner import SKIPPED, Runner, ThreadDied
 from server.settings import Settings
 from server.standing import Queued
+from server.vitals import Pulse, Vitals
 from server.waiting import Batch, Bounds, Job
 from server.work import work
 
@@ -81,8 +82,12 @@ class Core:
         self._log = logger("core")
         self._seldom = Seldom()
 
-    def start_runner(self) -> None:
-        """From now on long work is done in a thread. On the loop."""
+    def start_runner(self, vitals: Vitals | None = None) -> None:
+        """From now on long work is done in a thread. On the loop.
+
+        Args:
+            vitals: are told how the thread and the loop do.
+        """
         self.runner = Runner(
             self._do,
             self._take_back,
@@ -90,6 +95,8 @@ class Core:
             bounds_of(self.settings),
         )
         self.runner.start()
+        if vitals is not None:
+            Pulse(vitals, self.runner).start()
 
     def arrive(self, request: Request, hand_over: Callable[[Answer], None]) -> Asked:
         """Picks the route (once), and reads the body, unless that would take too long here.

@@ -15,6 +15,8 @@ from server.http_counters import HttpCounters, read_http
 from server.regions import Region, read_totals
 from server.series import HttpSeries, ModelSeries, Page, gauge
 from server.standing import read_standing
+from server.vitals import read_vitals
+from server.vitals_series import vitals_page
 
 _OPENMETRICS_TYPE: Final = "application/openmetrics-text"
 
@@ -101,6 +103,7 @@ class Exposition:
         exposed = list(models)
         pages = [each.page() for each in exposed]
         pages.append(self._http_series.render(read_http(self._http).tolist()))
+        more = (vitals_page(read_vitals(each.vitals for each in self._http)), *more)
         pages += more
         rest = _written_by_client(self._registry, form)
         n_series = sum(each.series.n_series for each in exposed) + self._http_series.n_series

@@ -14,6 +14,7 @@ import numpy as np
 
 from models.vocabulary import ERROR_CODES
 from server.layout import Ints
+from server.vitals import WORDS, Vitals
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -50,6 +51,7 @@ class HttpCounters:
         requests: path and status of each counter of requests.
         errors: path and code of each counter of errors; they come behind those of requests.
         n_bytes: size of a worker's part.
+        vitals: what it says of itself beside them.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class HttpCounters:
         self.requests: tuple[tuple[str, int | str], ...] = tuple(product(self.paths, STATUSES))
         self.errors: tuple[tuple[str, str], ...] = tuple(product(self.paths, ERROR_CODES))
         series = (*self.requests, *self.errors)
-        self.n_bytes = 8 * len(series)
+        self.n_bytes = 8 * (len(series) + WORDS)
         self._patterns = [(path, _pattern(path)) for path in paths]
         self._at: dict[tuple[str, int | str], int] = {labels: i for i, labels in enumerate(series)}
         memory = memoryview(mmap.mmap(-1, self.n_bytes) if buffer is None else buffer).cast("B")
@@ -72,7 +74,9 @@ class HttpCounters:
                 f"HTTP counters have {len(memory) - offset} bytes from {offset} on, expected "
                 f"{self.n_bytes}: make that many bytes for each worker"
             )
-        self._words = memory[offset : offset + self.n_bytes].cast("q")
+        self._words = memory[offset : offset + 8 * len(series)].cast("q")
+        self._more = memory[offset + 8 * len(series) : offset + self.n_bytes].cast("q")
+        self.vitals = Vitals(self._more)
 
     def count(self, path: str, status: int, code: str | None = None) -> None:
         """Counts a request, immediately before its answer is handed over.
@@ -94,6 +98,7 @@ class HttpCounters:
     def close(self) -> None:
         """Lets the memory go; nothing can be counted or read afterwards."""
         self._words.release()
+        self._more.release()
 
     def _known(self, path: str) -> str:
         """The template of a path, `other` for one of ours nowhere."""

@@ -55,6 +55,7 @@ class Runner:
         abandoned: jobs that have begun, were abandoned, and have not ended.
         abandoned_total: all of them up to now.
         deaths: threads that came to an end and were replaced.
+        is_stopping: `stop` has been called.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Runner:
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._busy_ns = 0
         self._began_ns = 0
-        self._is_stopping = False
+        self.is_stopping = False
         self._is_empty = asyncio.Event()
         self.abandoned = 0
         self.abandoned_total = 0
@@ -125,7 +126,7 @@ class Runner:
         Whoever still waits after a while is answered as at the deadline. A run that goes on is
         waited for a little longer, because a process ends badly in the middle of one.
         """
-        self._is_stopping = True
+        self.is_stopping = True
         self._waiting.end()
         if self._thread is None:
             return True
@@ -166,7 +167,7 @@ class Runner:
         timer = self._timers.pop(job, None)
         if timer is not None:
             timer.cancel()
-        if self._is_stopping and not self._timers:
+        if self.is_stopping and not self._timers:
             self._is_empty.set()
 
     def _has_died(self, jobs: Batch | None) -> None:
@@ -187,9 +188,8 @@ class Runner:
         jobs: Batch | None = None
         try:
             while (jobs := self._waiting.take(self._give_up)) is not None:
-                outcome = self._attempt(jobs)
-                self._give_back(self._are_done, jobs, outcome)
-                jobs = None
+                self._give_back(self._are_done, jobs, self._attempt(jobs))
+                jobs = None  # a thread that waits holds no bundle
         except BaseException:  # noqa: BLE001  (whatever it was, who waits behind it is answered)
             self._give_back(self._has_died, jobs)
 

@@ -222,7 +222,7 @@ class InProcessRuntime:
             SettingsError: a rung is forced that is not there.
             StoreError: there is no store, or no model in it.
         """
-        self.core.start_runner()
+        self.core.start_runner(self.http.vitals)
         found = await asyncio.to_thread(wanted_versions, self.settings)
         unavailable = {each.model: each for each in found}
         self.core.routes = RouteTable(self._facts.generation, unavailable=unavailable)

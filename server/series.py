@@ -18,7 +18,7 @@ from models.vocabulary import BREAKER_STATES, OUTCOMES, REASONS, RUNGS, STAGES, 
 from server import catalogue, notes
 from server.catalogue import Metric
 from server.http_counters import HttpCounters
-from server.layout import Layout
+from server.layout import BATCH_BOUNDS, Layout
 from server.regions import Totals
 from server.standing import AT_REST, Standing
 
@@ -269,10 +269,11 @@ def _observations(family: str, columns: slice, totals: Totals) -> Iterator[int]:
 
 def _standing_templates(layout: Layout) -> Page:
     own = layout.model, layout.version
-    return {
+    templates = {
         metric.name: _template(metric, product(*([word] for word in own), *values))
         for metric, values in (
             (catalogue.QUEUE_DEPTH, ()),
+            (catalogue.QUEUE_ROWS, ()),
             (catalogue.ABANDONED_ACTIVE, ()),
             (catalogue.ABANDONED, ()),
             (catalogue.BREAKER_STATE, (BREAKER_STATES,)),
@@ -280,12 +281,18 @@ def _standing_templates(layout: Layout) -> Page:
             (catalogue.FORCED_RUNG, (RUNGS,)),
         )
     }
+    bounds = [float(bound) for bound in BATCH_BOUNDS]
+    batches = _histogram_template(catalogue.BATCH_ROWS, [own], bounds, total="%d")
+    return {**templates, catalogue.BATCH_ROWS.name: batches}
 
 
 def _standing_numbers(
     standing: Standing, forced: str | None
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield catalogue.QUEUE_DEPTH.name, (standing.queued,)
+    yield catalogue.QUEUE_ROWS.name, (standing.queued_rows,)
+    batches = list(accumulate(standing.batches))
+    yield catalogue.BATCH_ROWS.name, (*batches, standing.batch_rows, batches[-1])
     yield catalogue.ABANDONED_ACTIVE.name, (standing.abandoned_active,)
     yield catalogue.ABANDONED.name, (standing.abandoned,)
     yield catalogue.BREAKER_STATE.name, standing.breakers
@@ -317,7 +324,11 @@ def _template(metric: Metric, series: Iterable[Sequence[object]], *, number: str
 
 
 def _histogram_template(
-    metric: Metric, series: Iterable[Sequence[object]], bounds: Sequence[float]
+    metric: Metric,
+    series: Iterable[Sequence[object]],
+    bounds: Sequence[float],
+    *,
+    total: str = "%d.%09d",
 ) -> str:
     lines: list[str] = []
     for values in series:
@@ -326,7 +337,7 @@ def _histogram_template(
             f"{metric.name}_bucket{_braced([*labels, ('le', bound)])} %d\n"
             for bound in (*map(repr, bounds), "+Inf")
         ]
-        lines.append(f"{metric.name}_sum{_braced(labels)} %d.%09d\n")
+        lines.append(f"{metric.name}_sum{_braced(labels)} {total}\n")
         lines.append(f"{metric.name}_count{_braced(labels)} %d\n")
     return "".join(lines)
 

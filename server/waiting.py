@@ -293,35 +293,43 @@ class Waiting:
         Args:
             give_up: takes jobs whose run would have been in vain; they are not begun.
         """
-        while True:
-            line = self._ready.get()
-            with self._lock:
-                if line is None:
-                    if not self._lines:
-                        return None
-                    self._ready.put(None)  # behind the lines that there are
-                    continue
-                now_ns = perf_counter_ns()
-                batch, hopeless = line.take(now_ns)
-                for job in batch:
-                    job.began_ns = now_ns
-                if batch:
-                    self._running = Running(now_ns, predicted_batch_ns(line, batch))
-                self._put_back(line)
+        while (line := self._ready.get()) is not None or self._has_any():
+            batch, hopeless = self._taken(line)
+            line = None  # a thread that waits holds no bundle
             if hopeless:
                 give_up(hopeless)
+                del hopeless
             if batch:
                 return batch
+        return None
+
+    def _has_any(self) -> bool:
+        """At the end: whether something waits still; then the end comes behind it."""
+        with self._lock:
+            if self._lines:
+                self._ready.put(None)
+            return bool(self._lines)
+
+    def _taken(self, line: Line | None) -> tuple[Batch, Batch]:
+        """What is run next of a line, and what is not run; the line has its next turn later."""
+        if line is None:
+            return [], []
+        with self._lock:
+            now_ns = perf_counter_ns()
+            batch, hopeless = line.take(now_ns)
+            for job in batch:
+                job.began_ns = now_ns
+            if batch:
+                self._running = Running(now_ns, predicted_batch_ns(line, batch))
+            if line.jobs:
+                self._ready.put(line)
+            elif self._lines.get(line.route) is line:
+                del self._lines[line.route]
+        return batch, hopeless
 
     def ended(self) -> None:
         """The run is over."""
         self._running = None
-
-    def _put_back(self, line: Line) -> None:
-        if line.jobs:
-            self._ready.put(line)
-        elif self._lines.get(line.route) is line:
-            del self._lines[line.route]
 
     # within
 

@@ -96,7 +96,7 @@ class WorkerRuntime(InProcessRuntime):
 
     async def start(self) -> None:
         """Begins to fold; bundles are opened as they are named."""
-        self.core.start_runner()
+        self.core.start_runner(self.http.vitals)
         self._fold_later(asyncio.get_running_loop())
 
     async def hold(self, asked: Hold, counters: int) -> None:

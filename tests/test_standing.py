@@ -84,12 +84,22 @@ def test_the_page_says_how_it_stands():
     notice.breaker("open")
     notice.queued(Queued(3, 30))
     notice.abandoned()
+    for rows in (1, 3, 4, 300):
+        notice.ran(rows)
     series = ModelSeries(layout, Facts("ab", "flights@1+ab", "1.31.1", "team", 1.0, 0.5))
     page = Exposition([HttpCounters()]).page([Exposed(series, [region], "rules")]).decode()
     own = 'model="flights",version="7"'
     said = dict(re.findall(r"^(keelmark_\w+\{.*\}) (\d+)$", page, re.MULTILINE))
     expected = {
         f"keelmark_queue_depth{{{own}}}": "3",
+        f"keelmark_queue_rows{{{own}}}": "30",
+        f'keelmark_batch_rows_bucket{{{own},le="1.0"}}': "1",
+        f'keelmark_batch_rows_bucket{{{own},le="2.0"}}': "1",
+        f'keelmark_batch_rows_bucket{{{own},le="4.0"}}': "3",
+        f'keelmark_batch_rows_bucket{{{own},le="256.0"}}': "3",
+        f'keelmark_batch_rows_bucket{{{own},le="+Inf"}}': "4",
+        f"keelmark_batch_rows_sum{{{own}}}": "308",
+        f"keelmark_batch_rows_count{{{own}}}": "4",
         f"keelmark_abandoned_runs_active{{{own}}}": "1",
         f"keelmark_abandoned_runs_total{{{own}}}": "1",
         f'keelmark_breaker_state{{{own},state="closed"}}': "0",
