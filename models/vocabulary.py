@@ -152,3 +152,23 @@ CONTRACT_CHANGES: Final = (
     "route_key",
 )
 """What can change from one bundle's contract to another's."""
+
+ROLLOUT_STAGES: Final = ("shadow", "replay", "canary", "bake")
+"""What a candidate goes through: copies of requests, kept rows, a share of callers, all of them."""
+
+ROLLOUT_ACTIONS: Final = ("wait", "advance", "promote", "rollback", "hold", "finish")
+"""What a deploy does next."""
+
+ROLLOUT_REASONS: Final = (
+    "failing",
+    "degraded",
+    "late",
+    "slower",
+    "shifted",
+    "changed_decisions",
+    "selftest",
+    "lost",
+    "few_requests",
+    "time",
+)
+"""Why. The last two are what a deploy waits for; it holds for them, and for what is doubtful."""

@@ -1,0 +1,504 @@
+"""What the evidence of a deploy says against a candidate: each test, its error, and its sentence.
+
+There are nine tests: failing, degraded and late rows while live answers beside the candidate, the
+same three after it was promoted, slower answers, shifted outputs, and changed decisions. Each has a
+ninth of the error that a whole deploy may have (Bonferroni).
+
+- A candidate **fails**, is **degraded** or **late** if its bad rows are more than it promises (its
+  own objectives, `sequential.against_promise`) *and* more than live's at the same time
+  (`sequential.against_live`). Both must be told, so each with the whole error of the test: what
+  makes both bad is not the candidate's fault. Once it is promoted there is no live beside it; its
+  promise is then what it declares, or twice what live did, whichever is more.
+- Its answers are **slower** if, at some bound of the latency buckets, more of its requests are
+  above than of live's above that bound divided by the allowed factor. All bounds are bet on
+  together.
+- Its outputs are **shifted** if their PSI from the candidate's own training is larger than the
+  distance that live's have from live's training explains. The square root of a PSI is a distance,
+  so the two are compared there: allowed is the square of sqrt(live's PSI) +
+  sqrt(`TOLERATED_SHIFT`), and chance is allowed for by `drift.psi_threshold`. It is looked at when
+  a stage has 200 rows and whenever they are half as many again; the k-th look of a deploy spends 1
+  / (k (k + 1)) of the test's error, which sums to 1 (K. K. G. Lan and D. L. DeMets, "Discrete
+  sequential boundaries for clinical trials", Biometrika 70, 1983).
+- Its decisions are **changed** too often only where the owner gave a bound.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Annotated, Final
+
+import numpy as np
+from msgspec import Meta, Struct, structs
+
+from models.drift import MIN_ROWS, Z_1_PERCENT, noise, psi, psi_threshold
+from models.evidence import (
+    Evidence,
+    above,
+    above_scaled,
+    common_bounds,
+    folded,
+    quantile,
+)
+from models.manifest import Share, Strict
+from models.sequential import (
+    TOLERATED_ODDS,
+    WORSE,
+    FloatArray,
+    against_live,
+    against_promise,
+    log_stake,
+)
+
+TESTS: Final = 9
+"""That share the error of a deploy."""
+TOLERATED_SHIFT: Final = 0.1
+"""PSI that the candidate's outputs may have beyond what live's have."""
+LATE_RATIO: Final = 0.01
+"""A latency objective is for 99 of 100 requests."""
+DOUBT: Final = math.log(10)
+"""A stake that chance alone reaches once in ten deploys: no reason to roll back, nor to go on."""
+NEXT_LOOK: Final = 1.5
+AFTER_PROMOTE: Final = 2.0
+"""What live did, times this, may be a promise too low for the candidate that took its place."""
+
+Counts = tuple[int, ...]
+NOTHING: Final = (0.0,) * len(WORSE)
+
+
+class Reason(Strict, frozen=True, kw_only=True):
+    """Why a deploy does what it does; `kind` is one of `vocabulary.ROLLOUT_REASONS`."""
+
+    kind: str
+    sentence: str
+
+
+class Promises(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a candidate is judged by.
+
+    Attributes:
+        failing_ratio, degraded_ratio: share of its rows that may fail, and that its model may leave
+            to others.
+        latency_seconds: for 99 of 100 requests; None promises nothing.
+        slower: how many times live's latency its own may be.
+        max_changed_decisions: share of rows that may be decided otherwise than by live; None for
+            any.
+        trained, live_trained: per output, the rows of each bin in the training of both.
+        alpha: chance that a deploy rolls back a candidate that keeps all of it.
+    """
+
+    failing_ratio: Share = 0.001
+    degraded_ratio: Share = 0.01
+    latency_seconds: Annotated[float, Meta(gt=0)] | None = None
+    slower: Annotated[float, Meta(gt=1)] = 2.0
+    max_changed_decisions: Share | None = None
+    trained: dict[str, Counts] = {}
+    live_trained: dict[str, Counts] = {}
+    alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.001
+
+    @property
+    def enough(self) -> float:
+        """The logarithm of the stake at which a test has spoken."""
+        return math.log(TESTS / self.alpha)
+
+
+class Tally(Strict, frozen=True, kw_only=True):
+    """One test of bad rows: what was counted, and the stakes of its bets (logarithms).
+
+    `promise_best` and `versus_best` are the best single steps, which do not count.
+    """
+
+    bad: float = 0.0
+    rows: float = 0.0
+    live_bad: float = 0.0
+    live_rows: float = 0.0
+    promise: tuple[float, ...] = NOTHING
+    promise_best: tuple[float, ...] = NOTHING
+    versus: tuple[float, ...] = NOTHING
+    versus_best: tuple[float, ...] = NOTHING
+
+    @property
+    def ratio(self) -> float:
+        return self.bad / self.rows if self.rows else 0.0
+
+    @property
+    def live_ratio(self) -> float:
+        return self.live_bad / self.live_rows if self.live_rows else 0.0
+
+    def against_promise(self) -> float:
+        return log_stake(np.array(self.promise), np.array(self.promise_best))
+
+    def against_live(self) -> float:
+        return log_stake(np.array(self.versus), np.array(self.versus_best))
+
+
+class Slowness(Strict, frozen=True, kw_only=True):
+    """The test of latency: requests by bucket over the whole deploy, and a stake for each bound."""
+
+    bounds: tuple[float, ...] = ()
+    candidate: tuple[float, ...] = ()
+    live: tuple[float, ...] = ()
+    versus: tuple[tuple[float, ...], ...] = ()
+    best: tuple[tuple[float, ...], ...] = ()
+
+
+class Looks(Strict, frozen=True, kw_only=True):
+    """How often outputs were looked at, and at how many rows of the stage they are next."""
+
+    done: int = 0
+    at: float = MIN_ROWS
+
+
+class Tests(Strict, frozen=True, kw_only=True):
+    """All tests of a deploy, as they stand."""
+
+    failing: Tally = Tally()
+    degraded: Tally = Tally()
+    late: Tally = Tally()
+    changed: Tally = Tally()
+    slowness: Slowness = Slowness()
+    looks: Looks = Looks()
+
+
+class Verdict(Strict, frozen=True, kw_only=True):
+    """What the tests say now.
+
+    Attributes:
+        against: why the candidate is to be rolled back; nothing while no test has spoken.
+        doubts: what is suspicious, and needs more rows.
+        tests: as they stand.
+    """
+
+    against: tuple[Reason, ...]
+    doubts: tuple[Reason, ...]
+    tests: Tests
+
+
+def afresh(tests: Tests) -> Tests:
+    """The tests of the time after the promotion, of the candidate alone: what live did is kept."""
+    return structs.replace(
+        tests,
+        **{
+            name: structs.replace(
+                getattr(tests, name), promise=NOTHING, promise_best=NOTHING, bad=0.0, rows=0.0
+            )
+            for name in ("failing", "degraded", "late")
+        },
+    )
+
+
+def next_stage(tests: Tests) -> Tests:
+    """Outputs are counted for each stage: within one, both arms saw the same hours."""
+    return structs.replace(tests, looks=Looks(done=tests.looks.done))
+
+
+def counted(
+    tests: Tests, step: Evidence, promises: Promises, *, alone: bool, in_bursts: bool
+) -> Tests:
+    """The tests after one more step of evidence.
+
+    Args:
+        tests: before it.
+        step: what was added.
+        promises: of the candidate.
+        alone: no live answers beside it any more.
+        in_bursts: rows may come in bursts, so that the best step does not count.
+    """
+    candidate, live = step.candidate, step.live
+    one, other = candidate.together, live.together
+    late = tests.late
+    if promises.latency_seconds is not None:
+        slow = [
+            above(arm.bounds, arm.latency, promises.latency_seconds)[0] for arm in (candidate, live)
+        ]
+        late = _tallied(
+            late,
+            (slow[0], sum(candidate.latency), slow[1], sum(live.latency)),
+            _promise(LATE_RATIO, late, alone=alone),
+            in_bursts=in_bursts,
+        )
+    return Tests(
+        failing=_tallied(
+            tests.failing,
+            (
+                candidate.failing * one,
+                candidate.rows * one,
+                live.failing * other,
+                live.rows * other,
+            ),
+            _promise(promises.failing_ratio, tests.failing, alone=alone),
+            in_bursts=in_bursts,
+        ),
+        degraded=_tallied(
+            tests.degraded,
+            (
+                candidate.degraded * one,
+                candidate.rows * one,
+                live.degraded * other,
+                live.rows * other,
+            ),
+            _promise(promises.degraded_ratio, tests.degraded, alone=alone),
+            in_bursts=in_bursts,
+        ),
+        late=late,
+        changed=_tallied(
+            tests.changed,
+            (step.changed, step.compared, 0, 0),
+            promises.max_changed_decisions,
+            in_bursts=in_bursts,
+        ),
+        slowness=_slower(tests.slowness, step, promises.slower, in_bursts=in_bursts),
+        looks=tests.looks,
+    )
+
+
+def _promise(promised: float, tally: Tally, *, alone: bool) -> float:
+    return max(promised, AFTER_PROMOTE * tally.live_ratio) if alone else promised
+
+
+def _tallied(
+    tally: Tally,
+    step: tuple[float, float, float, float],
+    promised: float | None,
+    *,
+    in_bursts: bool,
+) -> Tally:
+    bad, rows, live_bad, live_rows = step
+    if not rows and not live_rows:
+        return tally
+    promise, promise_best = tally.promise, tally.promise_best
+    if promised is not None:
+        gain = against_promise(bad, rows, promised)
+        promise, promise_best = _staked(promise, promise_best, gain, in_bursts=in_bursts)
+    gain = against_live(*step, tolerated=TOLERATED_ODDS)
+    versus, versus_best = _staked(tally.versus, tally.versus_best, gain, in_bursts=in_bursts)
+    return Tally(
+        bad=tally.bad + bad,
+        rows=tally.rows + rows,
+        live_bad=tally.live_bad + live_bad,
+        live_rows=tally.live_rows + live_rows,
+        promise=promise,
+        promise_best=promise_best,
+        versus=versus,
+        versus_best=versus_best,
+    )
+
+
+def _staked(
+    gained: Sequence[float], best: Sequence[float], gain: FloatArray, *, in_bursts: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    gains: list[float] = gain.tolist()
+    summed = tuple(a + b for a, b in zip(gained, gains, strict=True))
+    if not in_bursts:
+        return summed, tuple(best)
+    return summed, tuple(max(a, b) for a, b in zip(best, gains, strict=True))
+
+
+def _slower(slowness: Slowness, step: Evidence, times: float, *, in_bursts: bool) -> Slowness:
+    candidate, live = step.candidate, step.live
+    bounds = common_bounds(candidate.bounds, live.bounds)
+    if not bounds or not sum(candidate.latency):
+        return slowness
+    one = folded(candidate.bounds, candidate.latency, bounds)
+    other = folded(live.bounds, live.latency, bounds)
+    if slowness.bounds != bounds:
+        none = ((0.0,) * len(WORSE),) * len(bounds)
+        empty = (0.0,) * (len(bounds) + 1)
+        slowness = Slowness(bounds=bounds, candidate=empty, live=empty, versus=none, best=none)
+    gain = against_live(
+        one[::-1].cumsum()[-2::-1],
+        one.sum(),
+        above_scaled(bounds, other, times, np.array(slowness.live)),
+        other.sum(),
+        tolerated=1.0,
+    )
+    best = np.array(slowness.best)
+    return Slowness(
+        bounds=bounds,
+        candidate=_sum(slowness.candidate, one),
+        live=_sum(slowness.live, other),
+        versus=_rows(np.array(slowness.versus) + gain),
+        best=_rows(np.maximum(best, gain) if in_bursts else best),
+    )
+
+
+def _sum(totals: Sequence[float], more: FloatArray) -> tuple[float, ...]:
+    return tuple((np.array(totals) + more).tolist())
+
+
+def _rows(matrix: FloatArray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+# judging
+
+
+def judged(tests: Tests, stage: Evidence, promises: Promises, *, alone: bool) -> Verdict:
+    """What the tests say.
+
+    Args:
+        tests: as they stand.
+        stage: all evidence of the stage.
+        promises: of the candidate.
+        alone: no live answers beside it any more.
+    """
+    found = [
+        *_bad_rows(tests, promises, alone=alone),
+        *([] if alone else _slow(tests.slowness, promises)),
+        *_changed(tests.changed, promises),
+    ]
+    shifted, looks = ([], tests.looks) if alone else _shifted(stage, promises, tests.looks)
+    found += shifted
+    return Verdict(
+        against=tuple(reason for is_proven, reason in found if is_proven),
+        doubts=tuple(reason for is_proven, reason in found if not is_proven),
+        tests=structs.replace(tests, looks=looks),
+    )
+
+
+Found = list[tuple[bool, Reason]]
+"""Whether it is proven, or a doubt, and what it is."""
+
+
+def _bad_rows(tests: Tests, promises: Promises, *, alone: bool) -> Found:
+    said = (
+        (
+            "failing",
+            tests.failing,
+            promises.failing_ratio,
+            "rows failed, or its model could not answer them",
+        ),
+        (
+            "degraded",
+            tests.degraded,
+            promises.degraded_ratio,
+            "rows were answered by a lower rung, or by nobody",
+        ),
+        ("late", tests.late, LATE_RATIO, f"requests took over {_time(promises.latency_seconds)}"),
+    )
+    found: Found = []
+    for kind, tally, promised, words in said:
+        stake = tally.against_promise()
+        if not alone:
+            stake = min(stake, tally.against_live())
+        if stake < DOUBT:
+            continue
+        allowed = _promise(promised, tally, alone=alone)
+        sentence = (
+            f"{_of(tally.bad, tally.rows)} of the candidate's {words}; it promises at most "
+            f"{_percent(allowed)}, and of live's it were {_of(tally.live_bad, tally.live_rows)}; "
+            f"{_chance(stake)}"
+        )
+        found.append((stake >= promises.enough, Reason(kind=kind, sentence=sentence)))
+    return found
+
+
+def _slow(slowness: Slowness, promises: Promises) -> Found:
+    if not slowness.bounds:
+        return []
+    gained, best = np.array(slowness.versus), np.array(slowness.best)
+    stake = log_stake(gained, best)
+    if stake < DOUBT:
+        return []
+    place = int((gained - best).max(axis=1).argmax())
+    bound = slowness.bounds[place]
+    live = np.array(slowness.live)
+    scaled = float(above_scaled(slowness.bounds, live, promises.slower, live)[place])
+    p99, live_p99 = (
+        quantile(slowness.bounds, counts, 0.99) for counts in (slowness.candidate, slowness.live)
+    )
+    sentence = (
+        f"{_of(sum(slowness.candidate[place + 1 :]), sum(slowness.candidate))} of the candidate's "
+        f"requests took over {_time(bound)}, and {_of(scaled, sum(slowness.live))} of live's over "
+        f"{_time(bound / promises.slower)}, {promises.slower:g} times less, as far as buckets tell "
+        f"(p99 {_time(p99)} and {_time(live_p99)}); {_chance(stake)}"
+    )
+    return [(stake >= promises.enough, Reason(kind="slower", sentence=sentence))]
+
+
+def _changed(tally: Tally, promises: Promises) -> Found:
+    allowed = promises.max_changed_decisions
+    if allowed is None:
+        return []
+    stake = tally.against_promise()
+    if stake < DOUBT and tally.ratio <= allowed:
+        return []
+    sentence = (
+        f"{_of(tally.bad, tally.rows)} compared rows were decided otherwise than by live, allowed "
+        f"are {_percent(allowed)}; {_chance(stake)}"
+    )
+    return [(stake >= promises.enough, Reason(kind="changed_decisions", sentence=sentence))]
+
+
+def _shifted(stage: Evidence, promises: Promises, looks: Looks) -> tuple[Found, Looks]:
+    candidate, live = stage.candidate, stage.live
+    shared = [
+        name
+        for name in promises.trained
+        if {name} <= promises.live_trained.keys() & candidate.outputs.keys() & live.outputs.keys()
+    ]
+    rows = [sum(arm.outputs[name]) for arm in (candidate, live) for name in shared]
+    if not shared or min(rows) < MIN_ROWS:
+        return [], looks
+    is_look = max(rows[: len(shared)]) >= looks.at
+    if is_look:
+        looks = Looks(done=looks.done + 1, at=max(rows[: len(shared)]) * NEXT_LOOK)
+    spent = promises.alpha / TESTS / len(shared) / (looks.done * (looks.done + 1))
+    found: Found = []
+    for name in shared:
+        found += _shift_of(name, stage, promises, spent if is_look else 0.0)
+    return found, looks
+
+
+def _shift_of(name: str, stage: Evidence, promises: Promises, spent: float) -> Found:
+    """One output; `spent` is the error of this look, 0 for none: then there are doubts only."""
+    arms = (stage.candidate, promises.trained), (stage.live, promises.live_trained)
+    scores: list[float] = []
+    for arm, trained in arms:
+        reference, counts = np.array(trained[name]), np.array(arm.outputs[name])
+        if len(reference) != len(counts):
+            return []
+        scores.append(psi(reference, counts))
+    own, of_live = scores
+    allowed = (math.sqrt(of_live) + math.sqrt(TOLERATED_SHIFT)) ** 2
+    rows, trained_rows = sum(stage.candidate.outputs[name]), sum(promises.trained[name])
+    h = noise(rows, trained_rows, 1 / stage.candidate.together)
+    bins = len(promises.trained[name])
+    doubtful = psi_threshold(bins, h, tolerance=allowed, z=Z_1_PERCENT)
+    proven = math.inf
+    if spent:
+        z = NormalDist().inv_cdf(1 - spent)
+        proven = psi_threshold(bins, h, tolerance=allowed, z=z)
+    if own <= doubtful:
+        return []
+    sentence = (
+        f"output {name!r} is a PSI of {own:.3f} from the candidate's own training over {rows:,} "
+        f"rows; live's, a PSI of {of_live:.3f} from its training, explains up to {allowed:.3f}"
+        + (f", and chance up to {proven:.3f}" if spent else "")
+    )
+    return [(own > proven, Reason(kind="shifted", sentence=sentence))]
+
+
+# words
+
+
+def _of(bad: float, rows: float) -> str:
+    return f"{bad:,.0f} of {rows:,.0f} ({_percent(bad / rows if rows else 0.0)})"
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio * 100:.3g} %"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "any time"
+    scale, unit = (1e6, "µs") if seconds < 1e-3 else (1e3, "ms") if seconds < 1 else (1.0, "s")
+    return f"{seconds * scale:.3g} {unit}"
+
+
+def _chance(stake: float) -> str:
+    return f"by chance at most once in {_rounded(math.exp(min(stake, 50.0)))} deploys"
+
+
+def _rounded(number: float) -> str:
+    return f"{number:,.0f}" if number < 1e6 else "a million"
