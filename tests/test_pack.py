@@ -47,7 +47,9 @@ PLAIN = np.nan_to_num
 
 
 UNTHRESHOLDED: dict[str, Any] = {"decision": None, "default": None}
-NO_NULLS: dict[str, Any] = {"policies": {"distance": {"missing": "rules"}}}
+NO_NULLS: dict[str, Any] = {
+    "policies": {"distance": {"missing": "rules"}, "leaves": {"missing": "rules"}}
+}
 """Without them most of scikit-learn would answer not-a-number for one training row in twenty."""
 
 
@@ -228,6 +230,24 @@ def test_a_model_of_which_more_than_a_hundredth_is_invalid_is_refused(store: Pat
     assert "nan" in message
     assert "impute" in message
     assert Store(store).versions("trips") == []
+
+
+@pytest.mark.parametrize(
+    ("estimator", "target"),
+    [(LogisticRegression(tol=0.1), "late"), (LinearSVC(), "kind")],
+    ids=["gives no number", "is refused by its library"],
+)
+def test_nulls_that_reach_a_model_which_takes_none_are_warned_of(
+    store: Path, estimator: Any, target: str
+):
+    model = fitted_on_plain(estimator, target)
+    rows = trips()
+    rows["distance"] = PLAIN(rows["distance"])
+    with pytest.warns(UserWarning, match=r"fields \['distance', 'leaves'\] may be missing") as said:
+        packed(store, model=model, target=target, training=rows, **UNTHRESHOLDED)
+    (message,) = (str(warning.message) for warning in said)
+    for way_out in ("impute", "policies={'distance': {'missing': 'rules'}}", "nullable=False"):
+        assert way_out in message
 
 
 # plain ONNX

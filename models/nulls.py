@@ -1,0 +1,78 @@
+"""Nulls on their way into a model that takes none."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.convert.graph import Native
+from models.draft import Settled
+
+
+def warn_of_nulls(settled: Settled, native: Native | None, record: Mapping[str, Any]) -> None:
+    """Warns of fields that may be missing where the model answers, and does not take it.
+
+    Args:
+        settled: the model with its policies.
+        native: of the training library, which may refuse what the ONNX model takes for a number.
+        record: one that the model answers.
+    """
+    policies = settled.fallback.policies
+    answered = {
+        field.name: policies[field.name]["missing"]
+        for field in settled.fields
+        if field.nullable and "missing" in policies[field.name]
+    }
+    names = [
+        name
+        for name, given in answered.items()
+        if given.policy == "accept" or (given.policy == "repair" and given.value is None)
+    ]
+    refused = _refused(settled, native, record, names)
+    if refused:
+        warnings.warn(
+            f"fields {refused} may be missing, which makes a feature null, and this model takes no "
+            "null: such rows get no answer of the model, or one that means nothing. Fill them in, "
+            "number(...).impute('median'); or say who answers instead, policies={"
+            f"{refused[0]!r}: {{'missing': 'rules'}}}}; or declare that they are always there, "
+            "nullable=False",
+            stacklevel=3,
+        )
+
+
+def _refused(
+    settled: Settled, native: Native | None, record: Mapping[str, Any], names: Sequence[str]
+) -> list[str]:
+    """Those of the names without which the model does not answer; nothing if it never does."""
+    records = [{**record, name: None} for name in names]
+    got = settled.run(settled.encoder.encode([*records, record]).rows)
+    features, is_finite = got.features, _finite_rows(got.values)
+    assert features is not None
+    if not is_finite[-1] or not _is_taken(native, features[-1:]):
+        return []
+    has_null: NDArray[np.bool_] = np.logical_or.reduce(np.isnan(features), axis=1)
+    return [
+        name
+        for row, name in enumerate(names)
+        if has_null[row] and not (is_finite[row] and _is_taken(native, features[row : row + 1]))
+    ]
+
+
+def _finite_rows(outputs: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+    found = np.ones(len(outputs[0]), np.bool_)
+    for values in outputs:
+        if values.dtype.kind == "f":
+            found &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return found
+
+
+def _is_taken(native: Native | None, features: NDArray[np.float32]) -> bool:
+    if native is None:
+        return True
+    try:
+        native(features)
+    except Exception:  # noqa: BLE001  (whatever a library raises about nulls)
+        return False
+    return True
