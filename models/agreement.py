@@ -44,6 +44,7 @@ def check_agreement(
     Raises:
         BundleCorrupt: naming the entry.
     """
+    _check_outputs(where, manifest.outputs, has_features=features is not None)
     _check_decision(where, manifest.outputs[0], manifest.decision)
     if features is None:
         return
@@ -58,6 +59,45 @@ def check_agreement(
     if strangers := sorted(set(used) - known):
         raise _apart(where, "slices or route_key", strangers, sorted(known))
     _check_policies(where, fallback, features.fields)
+
+
+def _check_outputs(where: str, outputs: Sequence[OutputSpec], *, has_features: bool) -> None:
+    """Whether each output is what its kind says; a tensor bundle's may be anything.
+
+    Raises:
+        BundleCorrupt: naming the output.
+    """
+    for spec in outputs:
+        if has_features and (expected := _misfit(spec)):
+            raise BundleCorrupt(
+                f"{where}: output {spec.name!r} of {MANIFEST} is a {spec.kind} of {spec.dtype} "
+                f"{list(spec.shape)}, classes {spec.classes}, positive {spec.positive!r}, from "
+                f"{spec.low} to {spec.high}; expected {expected}; {AGAIN}"
+            )
+
+
+def _misfit(spec: OutputSpec) -> str | None:
+    """What an output of its kind would be, where this one is not."""
+    classes = spec.classes or ()
+    is_float = spec.dtype in ("float32", "float64")
+    is_wide = spec.kind in ("class_probabilities", "vector")
+    is_probability = spec.kind == "probability"
+    has_range = spec.low is not None and spec.high is not None
+    wanted = {
+        "each class once": len(set(classes)) == len(classes),
+        "a range": not has_range or (spec.low or 0.0) <= (spec.high or 0.0),
+        "floats, or for a label texts, integers or truth values": (spec.kind == "label")
+        != is_float,
+        "one number a row, or for class_probabilities and vectors a list of them": len(spec.shape)
+        == 1 + is_wide,
+        f"{len(classes)} probabilities, one a class": spec.kind != "class_probabilities"
+        or not classes
+        or spec.shape[1:] == (len(classes),),
+        "two classes": not is_probability or len(classes) in (0, 2),
+        "one of the two classes of a probability as the positive one": spec.positive is None
+        or (is_probability and spec.positive in classes),
+    }
+    return next((words for words, holds in wanted.items() if not holds), None)
 
 
 def _apart(where: str, entry: str, said: object, there: object) -> BundleCorrupt:

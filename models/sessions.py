@@ -39,6 +39,12 @@ def model_session(where: str, folder: Path, contents: Contents, *, has_features:
         raise BundleCorrupt(
             f"{where}: {MODEL} gives {list(session.outputs)}, {MANIFEST} says {expected}; {AGAIN}"
         )
+    for tensor, spec in zip(session.gives, manifest.outputs, strict=False):
+        if not _is_as_said(tensor, spec):
+            raise BundleCorrupt(
+                f"{where}: output {spec.name!r} of {MODEL} is {tensor.type} {list(tensor.shape)}, "
+                f"{MANIFEST} says {spec.dtype} {list(spec.shape)}; {AGAIN}"
+            )
     if manifest.checks:
         _check_width(where, session.gives[-1], len(manifest.checks))
     return session
@@ -70,9 +76,8 @@ def open_baseline(
             f"{where}: {BASELINE} takes {list(session.takes)}, expected {INPUT!r} float64 "
             f"[n, {len(fields)}], the encoded fields; {AGAIN}"
         )
-    gives = [(tensor.name, tensor.type, len(tensor.shape)) for tensor in session.gives]
-    expected = [(spec.name, TENSOR_TYPES[spec.dtype], len(spec.shape)) for spec in manifest.outputs]
-    if gives != expected or not all(map(_same_width, session.gives, manifest.outputs)):
+    named = [spec.name for spec in manifest.outputs] == list(session.outputs)
+    if not named or not all(map(_is_as_said, session.gives, manifest.outputs)):
         raise BundleCorrupt(
             f"{where}: {BASELINE} gives {list(session.gives)}, the model's outputs are "
             f"{[(spec.name, spec.dtype, spec.shape) for spec in manifest.outputs]}, and both must "
@@ -82,8 +87,10 @@ def open_baseline(
     return Baseline(session, manifest.baseline, fields, manifest.outputs, batch_exact=exact)
 
 
-def _same_width(given: Tensor, spec: OutputSpec) -> bool:
-    """Whether one row's answer has the shape of the model's, as far as both declare it."""
+def _is_as_said(given: Tensor, spec: OutputSpec) -> bool:
+    """Whether an output has the type of the manifest, and the shape, as far as both declare it."""
+    if given.type != TENSOR_TYPES[spec.dtype] or len(given.shape) != len(spec.shape):
+        return False
     pairs = zip(given.shape[1:], spec.shape[1:], strict=True)
     return all(have == wanted or not isinstance(have, int) or wanted < 0 for have, wanted in pairs)
 

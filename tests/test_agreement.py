@@ -8,7 +8,7 @@ import pytest
 
 from models.bundle import Bundle
 from models.errors import BundleCorrupt
-from tests.packed import copied, full_bundle
+from tests.packed import copied, full_bundle, packed
 from tests.test_bundle_rungs import in_fallback, in_manifest
 
 
@@ -92,3 +92,43 @@ def test_a_value_that_repairs_nothing(folder: Path, policy: str):
     given = {"policy": policy, "value": 5.0}
     in_fallback(folder, of_distance(lambda policies: policies.update(missing=given)))
     refused(folder, "a value for field 'distance', missing", "only 'repair' takes one")
+
+
+def of_output(change: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def changed(value: Any) -> None:
+        change(value["outputs"][0])
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"classes": [True, True]}, "each class once"),
+        ({"classes": [1, 2, 3], "positive": 3}, "two classes"),
+        ({"positive": "late"}, "one of the two classes"),
+        ({"low": 1.0, "high": 0.0}, "a range"),
+        ({"dtype": "int64"}, "expected floats"),
+        ({"kind": "label"}, "texts, integers or truth values"),
+        ({"shape": [-1, 2]}, "one number a row"),
+        ({"kind": "class_probabilities"}, "a list of them"),
+        ({"kind": "class_probabilities", "shape": [-1, 3]}, "2 probabilities, one a class"),
+        ({"kind": "value"}, "of a probability as the positive one"),
+    ],
+)
+def test_an_output_that_is_not_what_its_kind_says(
+    folder: Path, change: dict[str, Any], expected: str
+):
+    in_manifest(folder, of_output(lambda output: output.update(change)))
+    refused(folder, "output 'probability' of manifest.json", expected)
+
+
+def test_an_output_that_the_model_gives_otherwise(tmp_path: Path):
+    folder = packed(tmp_path)
+    in_manifest(folder, of_output(lambda output: output.update(dtype="float64")))
+    refused(folder, "output 'probability' of model.onnx is tensor(float)", "says float64 [-1]")
+
+
+def test_two_outputs_of_one_name(folder: Path):
+    in_manifest(folder, lambda value: value["outputs"].append(value["outputs"][0]))
+    refused(folder, "the outputs are ['probability', 'probability']")
