@@ -14,7 +14,7 @@ from features.expressions import Boolean
 from features.reading import text_of
 from models.declared import plain_answer
 from models.errors import PackingError
-from models.manifest import CONDITION_NAME, Check, CheckPolicy, OutputSpec, Rule
+from models.manifest import CONDITION_NAME, LONGEST_TEXT, Check, CheckPolicy, OutputSpec, Rule
 
 CHECK_KEYS: Final = ("holds", "policy", "example")
 RULE_KEYS: Final = ("name", "when", "outputs", "example")
@@ -76,9 +76,13 @@ def _read(name: str, given: Boolean | Mapping[str, Any], usual: CheckPolicy) -> 
             f"{where}: {policy!r} is not a policy of checks; use {list(get_args(CheckPolicy))}"
         )
     check = Check(
-        name=name, expression=expression.to_json(), text=text_of(expression), policy=policy
+        name=name, expression=expression.to_json(), text=_short(text_of(expression)), policy=policy
     )
     return DeclaredCheck(check, expression, _example(where, entries))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
 def _example(where: str, entries: Mapping[str, Any]) -> Mapping[str, Any] | None:

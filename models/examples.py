@@ -1,6 +1,6 @@
 """Rows of a table as the records that a caller would send, without anybody's private values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -37,6 +37,26 @@ def records_of(
         for field in fields
     }
     return [{name: column[i] for name, column in columns.items()} for i in range(len(rows))]
+
+
+def public_record(record: Mapping[str, Any], fields: Sequence[Field]) -> dict[str, Any]:
+    """An owner's record without anybody's private values, which no bundle has.
+
+    A value of a sensitive field that the declaration has anyway, as its example or in its
+    vocabulary, stays; others are generated. What is no field is left out.
+    """
+    kept = {field.name: record[field.name] for field in fields if field.name in record}
+    return kept | {
+        field.name: generated(field, 0)
+        for field in fields
+        if field.sensitive and not _is_public(field, kept.get(field.name))
+    }
+
+
+def _is_public(field: Field, value: Any) -> bool:
+    if value is None or (field.example is not None and value == field.example):
+        return True
+    return isinstance(value, str | int) and str(value) in (field.vocabulary or ())
 
 
 def _values(column: Any) -> list[Any]:

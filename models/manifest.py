@@ -39,6 +39,8 @@ PolicyName = Literal["accept", "repair", "baseline", "rules", "reject"]
 CheckPolicy = Literal["baseline", "rules", "reject"]
 Trouble = Literal["missing", "invalid", "out_of_bounds", "unknown"]
 RungName = Literal["model", "baseline", "rules", "rejected"]
+LONGEST_TEXT: Final = 300
+"""Characters of a check's text, which answers have that refuse a record."""
 END: Final = r"$(?!\n)"
 """Of a pattern: Python's `$` alone lets a line break through at the end."""
 
@@ -247,7 +249,7 @@ class Check(Strict, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=f"^{CONDITION_NAME}{END}")]
     expression: dict[str, Any]
     """A boolean expression over the fields, in its JSON form."""
-    text: str
+    text: Annotated[str, Meta(max_length=LONGEST_TEXT)]
     """The same as people read it: what a rejected record should have been."""
     policy: CheckPolicy
 

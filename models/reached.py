@@ -19,7 +19,7 @@ from models.cases import Cases
 from models.conditions import DeclaredCheck, DeclaredRule
 from models.draft import Settled, run_all
 from models.errors import PackingError
-from models.examples import records_of
+from models.examples import public_record, records_of
 from models.golden import SEED, UNASKED, Case, answer, rule_of
 from models.planning import deciding
 from models.rules import Rules
@@ -133,12 +133,13 @@ def _failing(
 ) -> Record | None:
     """The owner's example, else a training record; the ones with the fewest troubles first."""
     if check.example is not None:
-        if _checks_of(settled, [check.example])[0, place]:
+        example = public_record(check.example, settled.fields)
+        if _checks_of(settled, [example])[0, place]:
             raise PackingError(
-                f"check {check.name!r} ({check.check.text}) holds for its example "
-                f"{dict(check.example)}; give a record that fails it"
+                f"check {check.name!r} ({check.check.text}) holds for its example {example}"
+                f"{_replaced(check.example, example)}; give a record that fails it"
             )
-        return check.example
+        return example
     chosen = _cleanest(np.flatnonzero(~holds), rows.encoded.flags)
     return _first_failing(settled, records_of(rows.table, chosen, settled.fields), place)
 
@@ -285,15 +286,22 @@ def _called(name: str) -> str:
 
 
 def _own_example(settled: Settled, name: str, example: Record) -> Case:
-    tried = [Case(_called(name), example, reason) for reason in (UNASKED, *AT_RUN_TIME)]
+    record = public_record(example, settled.fields)
+    tried = [Case(_called(name), record, reason) for reason in (UNASKED, *AT_RUN_TIME)]
     found = next((case for case in tried if _answering(settled, case) == name), None)
     if found is None:
         raise PackingError(
-            f"rule {name!r} does not answer its own example {dict(example)}, "
+            f"rule {name!r} does not answer its own example {record}{_replaced(example, record)}, "
             f"{_answering(settled, tried[0])!r} does; give a record that it matches, and that no "
             "rule before it does"
         )
     return found
+
+
+def _replaced(given: Record, record: Record) -> str:
+    """Why an example is not what the owner gave."""
+    names = [name for name, value in record.items() if given[name] != value]
+    return f" (in bundles, values of {names}, which are sensitive, are generated)" if names else ""
 
 
 def _never(settled: Settled, rows: Rows, cases: Sequence[Case], place: int) -> PackingError:

@@ -16,9 +16,10 @@ from models.convert import convert
 from models.declared import full_default
 from models.draft import Draft, Settled
 from models.errors import PackingError
+from models.examples import public_record
 from models.golden import coverage, golden_of
 from models.ladder import Ladder
-from models.manifest import Fallback, Golden, OutputSpec
+from models.manifest import LONGEST_TEXT, Fallback, Golden, OutputSpec
 from models.packing import Session
 from models.policies import resolve
 from models.reached import exercising
@@ -251,6 +252,50 @@ def test_checks_that_nothing_exercises_are_refused(checks: Any, words: str):
     with pytest.raises(PackingError) as caught:
         made(checks)
     assert words in str(caught.value)
+
+
+def test_an_owners_example_keeps_nobodys_private_values():
+    """Nor what is no field; the value of a sensitive one is generated, as in sample rows."""
+    private = {"distance": 99.75, "driver": "badge 7781", "is_weekend": True, "note": "Ann's"}
+    golden, _ = made(
+        {"near": {"holds": DISTANCE < 99, "example": private}},
+        [rule("r.carrier == 'Icarus Air'", example={**private, "carrier": "Icarus Air"})],
+    )
+    for called in ("check near: fails", "rule first: answers"):
+        record = named(golden, called).record
+        assert record["driver"].startswith("generated-")
+        assert "note" not in record
+        assert (record["distance"], record["is_weekend"]) == (99.75, True)
+
+
+def test_what_is_generated_need_not_reach_a_rule():
+    example = {"driver": "badge 7781", "distance": 3.0, "is_weekend": True}
+    with pytest.raises(PackingError, match=r"values of \['driver'\], which are sensitive, are gen"):
+        made(rules=[rule("r.driver == 'badge 7781'", example=example)])
+
+
+def test_a_sensitive_value_that_the_declaration_has_stays():
+    declared = [
+        category("plan", sensitive="drop", vocabulary=["small", "large"]),
+        category("who", sensitive="hash", example="Jane Doe"),
+        number("age", sensitive="drop"),
+    ]
+    fields = [field.field for field in declared if field.field is not None]
+    given = {"plan": "large", "who": "Jane Doe", "age": None}
+    assert public_record(given, fields) == given
+    other = public_record({"plan": "other", "who": "Ann", "age": 31.0}, fields)
+    assert (other["plan"], other["who"]) == ("small", "Jane Doe")
+    assert other["age"] not in (None, 31.0)
+
+
+def test_a_checks_text_is_cut_to_what_answers_can_carry():
+    long = DISTANCE < 1
+    for _ in range(60):
+        long = long | number("distance", unit="km", low=0, high=100).is_null()
+    (check,) = read_checks({"long": long}, has_baseline=False)
+    assert len(check.check.text) == LONGEST_TEXT
+    assert check.check.text.startswith("distance < 1 or distance is null or")
+    assert check.check.text.endswith("…")
 
 
 def rule(when: str, name: str = "first", **more: Any) -> dict[str, Any]:
