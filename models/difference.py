@@ -1,7 +1,7 @@
 """In words, how two definitions of features differ."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from features.digests import sha256_hex
@@ -16,6 +16,21 @@ def spec_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
         *_order("features", old, new),
         *_items("entry", _rest(old), _rest(new)),
     ]
+
+
+def baseline_difference(
+    old: Mapping[str, Any], fields: Sequence[str], new: Mapping[str, Any]
+) -> list[str]:
+    """The same for the fields of a baseline, all that a bundle has of its features.
+
+    Args:
+        old: `spec` of the bundle's model, which declares the baseline's fields as it does.
+        fields: that the bundle's baseline reads.
+        new: `spec` of another baseline's features, or of a model's.
+    """
+    read = [field for field in old["fields"] if field["name"] in fields]
+    lines = list(_items("field", _named({"fields": read}, "fields"), _named(new, "fields")))
+    return lines or ["its fields are declared alike, so what is computed from them differs"]
 
 
 def _named(spec: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from models.bundle import Bundle
-from models.difference import spec_difference
+from models.difference import baseline_difference, spec_difference
 from models.errors import (
     BundleCorrupt,
     BundleError,
@@ -246,8 +246,8 @@ class Store:
 
         Args:
             features: of a model or of a baseline.
-            spec: the definition, to show the difference; of a baseline a bundle has the digest
-                alone.
+            spec: the definition, to show the difference; of a baseline's features a bundle has
+                the digest and the fields alone.
 
         Raises:
             DefinitionChanged: a model or a baseline of the store has the label.
@@ -260,6 +260,9 @@ class Store:
                 raise _changed(f"features {features.label} of {name}/{version}", digests)
             simple = manifest.baseline
             if simple is not None and (digests := _digests_apart(simple.features, features)):
+                if spec is not None:
+                    folder = self.root / name / version
+                    digests += baseline_difference(_spec_of(folder), simple.fields, spec)
                 raise _changed(
                     f"features {features.label} of the baseline of {name}/{version}", digests
                 )

@@ -448,9 +448,25 @@ def test_features_of_live_bundles_alone(run: Run, varied: Path):
     def conflicts() -> list[str]:
         return run("features", "--store", varied, "--live", "--json").json["conflicts"]
 
-    assert conflicts() == []  # nobody said which version of tiny is to be live
+    assert conflicts() == []
+    said = run("features", "--store", varied, "--live", "--check")
+    assert said.code == DONE  # kids has one version alone
+    assert "no version is to be live: tiny. Say which: keelmark publish tiny/VERSION" in said.out
     Store(varied).set_live("tiny", "2", by="the tests")
     assert conflicts() == ["field 'age'", "feature 'city'"]
+
+
+def test_a_check_of_live_bundles_needs_one(run: Run, tmp_path: Path):
+    """Else a pipeline would pass because there was nothing to look at."""
+    assert run("features", "--store", tmp_path, "--check").code == DONE
+    assert run("features", "--store", tmp_path, "--live").code == DONE
+    assert run("features", "--store", tmp_path, "--live", "--check").code == REFUSED
+    for version in ("1", "2"):
+        fit = FeatureSet("s", version=1, features={"age": number("age")}).fit(table(50), quiet=True)
+        (tmp_path / "s" / version).mkdir(parents=True)
+        fit.save(tmp_path / "s" / version / "features.json")
+    said = run("features", "--store", tmp_path, "--live", "--check", "--json")
+    assert (said.code, said.json["undecided"], said.json["fields"]) == (REFUSED, ["s"], {})
 
 
 def test_only_documentation_differs_and_is_no_conflict(run: Run, tmp_path: Path):

@@ -367,7 +367,16 @@ def test_a_baselines_label_names_one_definition_too(store: Path):
     packed(store, "1", baseline=(simple_features()[0], LogisticRegression().fit(x, y)))
     other = FeatureSet("trips-simple", version=1, features={"d": SIMPLE_FEATURES["distance"]})
     fitted, columns = other.fit_transform(trips(), quiet=True)
-    with pytest.raises(DefinitionChanged, match="trips-simple@1 of the baseline of trips/1"):
+    with pytest.raises(
+        DefinitionChanged, match="trips-simple@1 of the baseline of trips/1"
+    ) as caught:
+        packed(store, "2", baseline=(fitted, LogisticRegression().fit(columns, y)))
+    assert "\n  field 'carrier' is gone\n" in str(caught.value)
+    again = {**SIMPLE_FEATURES, "carrier": category("carrier").ordinal()}
+    fitted, columns = FeatureSet("trips-simple", version=1, features=again).fit_transform(
+        trips(), quiet=True
+    )
+    with pytest.raises(DefinitionChanged, match="declared alike, so what is computed from them"):
         packed(store, "2", baseline=(fitted, LogisticRegression().fit(columns, y)))
     with pytest.raises(DefinitionChanged, match=r"spec_digest was \w{12}…, is \w{12}"):
         packed(store, "2", features=fitted, model=LogisticRegression().fit(columns, y))

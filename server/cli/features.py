@@ -1,6 +1,6 @@
 """`keelmark features`: the fields and features of a store, and names that mean two things."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -31,11 +31,15 @@ def features(
     """Lists the fields and features of a store: how each is declared, and which bundles use it.
 
     A name with another definition in another bundle is marked. Ends with 4 if there is no store;
-    with --check with 1 if a name is marked or a bundle's features.json cannot be read.
+    with --check with 1 if a name is marked, a bundle's features.json cannot be read, or with
+    --live no version of any model is to be live.
     """
     home = Store(load({"store": store}).settings.store)
     library = read_library(home)
-    found = survey(_live(library, home) if live else library)
+    wished, undecided = _wished(home) if live else ({}, [])
+    if live:
+        library = _only(library, {f"{name}/{version}" for name, version in wished.items()})
+    found = survey(library)
     if as_json:
         say_json(
             {
@@ -44,30 +48,45 @@ def features(
                 "features": _as_json(found.features),
                 "conflicts": found.conflicts,
                 "unreadable": found.unreadable,
+                "undecided": undecided,
             }
         )
     else:
         _show(found)
-    if check and (found.conflicts or found.unreadable):
+        _show_undecided(undecided)
+    is_empty = live and not wished
+    if check and (found.conflicts or found.unreadable or is_empty):
         raise typer.Exit(REFUSED)
 
 
-def _live(library: Library, home: Store) -> Library:
-    """What the owner wants to be live: one version of each model at most."""
-    wished = set(_wished(home))
+def _only(library: Library, bundles: Collection[str]) -> Library:
     return Library(
         library.store,
-        tuple(one for one in library.stored if one.bundle in wished),
-        {bundle: why for bundle, why in library.unreadable.items() if bundle in wished},
+        tuple(one for one in library.stored if one.bundle in bundles),
+        {bundle: why for bundle, why in library.unreadable.items() if bundle in bundles},
     )
 
 
-def _wished(home: Store) -> Iterator[str]:
+def _wished(home: Store) -> tuple[dict[str, str], list[str]]:
+    """By model the version that is to be live, and the models of which none is."""
+    wished: dict[str, str] = {}
+    undecided: list[str] = []
     for name in home.names():
         try:
-            yield f"{name}/{home.resolve(name)}"
+            wished[name] = home.resolve(name)
         except NothingLive:
-            continue
+            undecided.append(name)
+    return wished, undecided
+
+
+def _show_undecided(names: Sequence[str]) -> None:
+    if names:
+        out().print(
+            f"Not looked at, for no version is to be live: {', '.join(names)}. Say which: "
+            f"keelmark publish {names[0]}/VERSION --live",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _as_json(named: Mapping[str, tuple[Definition, ...]]) -> dict[str, Any]:
