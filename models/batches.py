@@ -23,6 +23,10 @@ TREE_ROWS: Final = 4_096
 MATRIX_ROWS: Final = 16_384
 TREE_SECONDS: Final = 1.0
 MATRIX_SECONDS: Final = 5.0
+ABSORBED: Final = 10
+"""One of so many sums that differ by a bit changes a bit of the output, at the least."""
+BLOCK_SECONDS: Final = 60.0
+"""Where one block is all that is run: of a network with large layers a row alone takes long."""
 MATRIX_OPERATORS: Final = frozenset(("LinearClassifier", "LinearRegressor", "Gemm", "MatMul"))
 
 Run = Callable[[NDArray[np.float64]], ModelOutputs]
@@ -58,7 +62,7 @@ def probe(run: Run, rows: NDArray[np.float64], *, seconds: float = math.inf) -> 
 
 
 def probe_model(
-    run: Run, rows: NDArray[np.float64], operators: Iterable[str], *, seed: int
+    run: Run, rows: NDArray[np.float64], operators: Iterable[str], *, seed: int, sums: int = 1
 ) -> bool:
     """Whether a model over these rows is to be trusted with batches.
 
@@ -70,13 +74,16 @@ def probe_model(
         rows: encoded rows of the training table, float64 (n, F).
         operators: of the model, without those of its features.
         seed: which of the rows are taken, and how they are mixed.
+        sums: of products that a run computes for each row. Another order of adding shows in few of
+            them, so a model with many needs fewer rows.
     """
     rng = np.random.default_rng(seed)
     if MATRIX_OPERATORS.isdisjoint(operators):
         chosen = rng.permutation(len(rows))[:TREE_ROWS]
         return probe(run, rows[chosen], seconds=TREE_SECONDS).exact
-    mixed = _mixed(rows, MATRIX_ROWS, rng)
-    found = probe(run, mixed, seconds=MATRIX_SECONDS)
+    wanted = max(BLOCK_ROWS, min(MATRIX_ROWS, ABSORBED * MATRIX_ROWS // sums))
+    mixed = _mixed(rows, wanted, rng)
+    found = probe(run, mixed, seconds=BLOCK_SECONDS if wanted == BLOCK_ROWS else MATRIX_SECONDS)
     return found.exact and found.rows == len(mixed)
 
 

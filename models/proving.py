@@ -1,7 +1,7 @@
 """What `pack` proves and measures of a bundle in the making, before anything is written."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,9 +100,21 @@ def batch_exact(draft: Draft, converted: Converted, golden: Golden, held: Rows, 
     real = np.concatenate([held.encoded.rows, rows.encoded.rows])
     operators = {node.op_type for node in nodes_of(converted.model.graph)}
     operators |= foreign_operators(draft.fitted.feature_set.features.values())
+    sums = sums_of_products(converted.model.graph)
     return probe(draft.run, records, seconds=TREE_SECONDS).exact and probe_model(
-        draft.run, real, operators, seed=SEED
+        draft.run, real, operators, seed=SEED, sums=sums
     )
+
+
+def sums_of_products(graph: Any) -> int:
+    """How many a run computes for each row, as far as matrices are constants; at least one."""
+    shapes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
+    sums = 0
+    for node in graph.node:
+        if node.op_type in ("Gemm", "MatMul") and node.input[1] in shapes:
+            is_turned = any(each.name == "transB" and each.i for each in node.attribute)
+            sums += shapes[node.input[1]][0 if is_turned else -1]
+    return max(1, sums)
 
 
 def evaluate(draft: Draft, held: Rows) -> tuple[dict[str, float], dict[str, float]]:

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
 from features import FeatureSet, number
 from models import pack
-from models.batches import MATRIX_ROWS, probe, probe_model
+from models.batches import ABSORBED, BLOCK_ROWS, MATRIX_ROWS, probe, probe_model
 from models.bundle import Bundle
 from models.gate import run_gate
 from models.outputs import ModelOutputs
+from models.proving import sums_of_products
 from models.replay import replay
 from tests.packed import copied, edited, packed, rewritten
 
@@ -66,6 +68,29 @@ def test_a_model_of_matrices_is_not_trusted_before_all_rows_were_run(
     assert not probe_model(summed, ROWS, ["LinearClassifier"], seed=0)
     assert probe_model(summed, ROWS, ["TreeEnsembleRegressor"], seed=0)
     assert len(ROWS) < MATRIX_ROWS
+
+
+def test_a_model_of_many_sums_needs_fewer_rows_and_is_given_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("models.batches.MATRIX_SECONDS", 0)
+    many = ABSORBED * MATRIX_ROWS // BLOCK_ROWS
+    assert probe_model(summed, ROWS, ["Gemm"], seed=0, sums=many)
+    assert not probe_model(summed, ROWS, ["Gemm"], seed=0, sums=many // 2)
+    monkeypatch.setattr("models.batches.BLOCK_SECONDS", 0)
+    assert not probe_model(summed, ROWS, ["Gemm"], seed=0, sums=many)
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_sums_of_products_are_those_of_constant_matrices(is_turned: bool):
+    matrix = numpy_helper.from_array(np.zeros((7, 3) if is_turned else (3, 7), np.float32), "w")
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["y"], transB=int(is_turned)),
+        helper.make_node("MatMul", ["y", "z"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+    ]
+    assert sums_of_products(helper.make_graph(nodes, "g", [], [], [matrix])) == 7
+    assert sums_of_products(helper.make_graph(nodes[1:], "g", [], [], [matrix])) == 1
 
 
 class OffInSevens:
