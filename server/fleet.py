@@ -245,9 +245,7 @@ class Fleet:
         self._is_stopping = True
         limit = self._settings.drain_seconds + SPARE_SECONDS
         if self._workers:
-            with contextlib.suppress(
-                TimeoutError
-            ):  # a dealer that does not start is not waited for
+            with contextlib.suppress(TimeoutError):  # a dealer may hang, or not start
                 await asyncio.wait_for(self._dealing.stop_listening(), limit)
         self.say(Stop())
         hurrying = self._loop.create_task(self._hurry(hurry))
