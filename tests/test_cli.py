@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +112,12 @@ def test_verify_tells_what_was_replayed(run: Run, folder: Path):
     assert ran.code == DONE
     assert "may serve here" in ran.out
     assert "age: missing (reject)" in ran.out
+    for words in (
+        r"golden rows replayed +\d+",
+        r"rows alone and in a batch +equal bits",
+        r"\d+ MB",
+    ):
+        assert re.search(words, ran.out), words
 
 
 def test_verify_by_name_as_json(run: Run, store: Path):

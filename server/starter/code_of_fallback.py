@@ -51,6 +51,10 @@ def _as_json(value: Any) -> Any:
 
 # checks
 
+_CHECKS_ARE: Final = (
+    "# What holds between fields; where it does not, another than the model answers.\n"
+)
+
 
 def _check(survey: Survey, first: Column, last: Column) -> str:
     apart = (row for row in records(survey) if row[first.name] != row[last.name])
@@ -58,6 +62,7 @@ def _check(survey: Survey, first: Column, last: Column) -> str:
     wrong = {**row, first.name: row[last.name], last.name: row[first.name]}
     example = entries(((name, literal(value)) for name, value in wrong.items()), depth=2)
     return (
+        f"{_CHECKS_ARE}"
         "CHECKS = {\n"
         f"    {literal(f'{_slug(first.name)[:50]}_first')}: {{\n"
         f'        "holds": {first.variable} <= {last.variable},\n'
@@ -71,8 +76,10 @@ def _no_check(survey: Survey) -> str:
     numbers = [column.variable for column in survey.columns if column.kind == "number"]
     low, high = [*numbers, "low", "high"][:2]
     return (
-        "# No two timestamps of the table are always in one order. You may know what must hold:\n"
-        f'# CHECKS = {{"in_order": {low} <= {high}}}, with both imported from definition.\n'
+        f"{_CHECKS_ARE}"
+        "# The table shows none: no two timestamps of it are always in one order. You may\n"
+        "# know one, and import its fields from definition.py:\n"
+        f'# CHECKS = {{"in_order": {low} <= {high}}}\n'
         "CHECKS = {}"
     )
 
