@@ -141,7 +141,7 @@ class Lane:
             raise self._too_large()
         task = asyncio.current_task()
         assert task is not None, "ASGI servers run an application in a task"
-        self.slow_bodies.begin(task, partial(task.cancel, TOO_SLOW))
+        self.slow_bodies.begin(task, partial(task.cancel, TOO_SLOW), task.get_loop())
         try:
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body", False):

@@ -1,17 +1,18 @@
 """The connections of the data port: how many, how slow to begin, and what is no HTTP.
 
 uvicorn's httptools protocol does the work; here is what a server that faces strangers needs
-besides. It reads a few of uvicorn's own attributes (`app`, `scope`, `cycle`), which the tests hold
-it to.
+besides. It reads a few of uvicorn's own attributes (`app`, `headers`, `cycle`), which the tests
+hold it to.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sized
 from http import HTTPStatus
 from itertools import chain
 from typing import Any, ClassVar, Final
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.asgi_lane import App, Receive, Scope, Send
@@ -70,6 +71,22 @@ class Refusals:
         await send({"type": "http.response.body", "body": answer.body})
 
 
+class PatientFlow(FlowControl):
+    """uvicorn's flow control, which reads no further while requests wait for their turn.
+
+    Else every answer would let in as many of them as a read brings, and memory would be the limit.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Reads on if nothing waits; the last to wait asks again when its turn has come."""
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 with a cap on connections, and errors in our own shape. Made by `protocol_for`."""
 
@@ -80,23 +97,34 @@ class Protocol(HttpToolsProtocol):
     parser: Any
     cycle: Any
     pipeline: Any
+    scope: Any
 
+    headed: Any = None
+    """The headers of the newest request that has them all: the list itself, made at its begin."""
     _head_bytes = 0
     """Read since the last read that ended a request or brought something of a body."""
+    _read_bytes = 0
+    """Read up to now."""
+    _bytes_before = 0
+    """Read before the read that is being parsed."""
+    _begun_at = 0
+    """Read before the read in which the newest request began."""
     _is_head_too_large = False
     """Then the request is refused, and nothing is parsed any more."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Takes the connection; one too many is told so at its first request, not reset."""
         super().connection_made(transport)
+        self.flow = PatientFlow(transport, self.pipeline)
         if len(self.connections) > self.max_connections:
             self.app = self.refusals.overloaded
 
     def data_received(self, data: bytes) -> None:
         """Parses what came; a request that asks to upgrade is answered over HTTP/1.1."""
-        self._unset_keepalive_if_required()
         if self._is_head_too_large:
             return
+        self._bytes_before = self._read_bytes
+        self._read_bytes += len(data)
         self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -110,6 +138,22 @@ class Protocol(HttpToolsProtocol):
                 self._is_head_too_large = True
                 self._refuse_in_order()
 
+    def on_message_begin(self) -> None:
+        """Begins a request, whose first byte has come."""
+        self._begun_at = self._bytes_before
+        super().on_message_begin()
+
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  (asyncio)
+        """Whether to stay open: who sends nothing more may wait for the answer to what came whole.
+
+        That is the last one then; the connection is closed behind it.
+        """
+        newest = self.cycle
+        if newest is None or newest.response_complete or newest.more_body:
+            return False
+        newest.keep_alive = False
+        return True
+
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body; what is counted from here on are trailers."""
         self._head_bytes = 0
@@ -121,11 +165,11 @@ class Protocol(HttpToolsProtocol):
         Raises:
             ValueError: its head is too large, which ends the parsing.
         """
-        lengths = map(len, chain.from_iterable(self.headers))
-        if len(self.url) + sum(lengths) + 4 * len(self.headers) > self.max_header_bytes:
-            self._is_head_too_large = True
-            raise ValueError(HEAD_TOO_LARGE)
+        self._check_head()
         if not self._is_upgrade():
+            if self.expect_100_continue and self.parser.get_http_version() == "1.0":
+                self.expect_100_continue = False  # who asks so takes a 100 for the answer
+            self.headed = self.headers
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -134,9 +178,30 @@ class Protocol(HttpToolsProtocol):
         if not self._is_upgrade():
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """Goes on with what came behind the request; without a timer, see `StateWatch`."""
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _check_head(self) -> None:
+        # All of it came with those bytes and others: mostly there is nothing to be summed up.
+        if self._read_bytes - self._begun_at <= self.max_header_bytes:
+            return
+        lengths = map(len, chain.from_iterable(self.headers))
+        if len(self.url) + sum(lengths) + 4 * len(self.headers) > self.max_header_bytes:
+            self._is_head_too_large = True
+            raise ValueError(HEAD_TOO_LARGE)
+
     def _is_upgrade(self) -> bool:
-        # A CONNECT stays one without the header; there is no path in it, and it is refused.
-        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if not self.parser.should_upgrade():
+            return False
+        if self.parser.get_method() == b"CONNECT":  # one it stays, also without the header
+            raise ValueError(NOT_HTTP)
+        return True
 
     def _parse_without_upgrade(self, rest: memoryview) -> None:
         """Parses a request's headers again, without `Upgrade`, and then what came after them.
@@ -202,73 +267,3 @@ def protocol_for(
 def raw_response(answer: Answer) -> bytes:
     """An answer as bytes of HTTP."""
     return b"%b%d\r\n\r\n%b" % (answer.head.raw, len(answer.body), answer.body)
-
-
-class HeaderWatch:
-    """Closes connections that do not get their headers together, without a timer a request.
-
-    `look` is called a few times a second. It remembers which connections were before the end of
-    their headers, or behind an answer and not idle, and closes those that still are, in the same
-    request, after the limit.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: dict[Any, tuple[Any, float]] = {}
-
-    def look(self, connections: Iterable[Any], now: float) -> None:
-        """Closes what is overdue at `now`, a monotonic time in seconds."""
-        before, self._since = self._since, {}
-        for connection in connections:
-            if not (is_before_headers(connection) or is_behind_answer(connection)):
-                continue
-            # The scope is made at a request's first byte: the same one is the same request.
-            scope, since = before.get(connection, (connection.scope, now))
-            if scope is not connection.scope:
-                since = now
-            if now - since >= self._seconds:
-                connection.transport.close()
-            else:
-                self._since[connection] = (connection.scope, since)
-
-
-class UnreadWatch:
-    """Cuts connections whose peer takes nothing of what was written to it.
-
-    Closing them does not help: a transport closes when it has written all. `look` is called a few
-    times a second.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: dict[Any, tuple[int, float]] = {}
-
-    def look(self, connections: Iterable[Any], now: float) -> None:
-        """Cuts those whose unwritten bytes have not become fewer for so long."""
-        before, self._since = self._since, {}
-        for connection in list(connections):
-            unwritten = connection.transport.get_write_buffer_size()
-            if not unwritten:
-                continue
-            least, since = before.get(connection, (unwritten, now))
-            if unwritten < least:
-                least, since = unwritten, now
-            if now - since >= self._seconds:
-                connection.transport.abort()
-            else:
-                self._since[connection] = (least, since)
-
-
-def is_before_headers(connection: Any) -> bool:
-    """Whether nothing has come yet, or a request's headers have begun and not ended."""
-    scope, cycle = connection.scope, connection.cycle
-    return scope is None or cycle is None or cycle.scope is not scope
-
-
-def is_behind_answer(connection: Any) -> bool:
-    """Whether bytes came after an answer that are no new request: a body that nobody reads, say.
-
-    They have ended the keep-alive timer, and nothing starts it again.
-    """
-    cycle = connection.cycle
-    return cycle.response_complete and connection.timeout_keep_alive_task is None

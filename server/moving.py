@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 from server.board import Board
 from server.connections import Protocol
 from server.handing import hand
+from server.watches import is_between_requests
 
 AGAIN_SECONDS: Final = 0.002
 
@@ -71,33 +72,19 @@ class MovingProtocol(Protocol):
     """HTTP/1.1 on a connection that can move. Made by `moving`."""
 
     mover: ClassVar[Mover]
-    _begun = 0
-    _answered = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing of a request or an answer is in this process."""
         transport: Any = self.transport
         return (
-            self._begun == self._answered
+            is_between_requests(self)
             and not transport.is_closing()
             and not transport.get_write_buffer_size()
         )
 
-    def on_message_begin(self) -> None:
-        """Counts the request, whose first byte has come."""
-        self._begun += 1
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Begins it; one that asks to upgrade begins a second time, see `Protocol`."""
-        if self._is_upgrade():
-            self._begun -= 1
-        super().on_headers_complete()
-
     def on_response_complete(self) -> None:
-        """Counts the answer, which is written in this turn of the loop; then it may be moved."""
-        self._answered += 1
+        """The answer is written in this turn of the loop; then the connection may be moved."""
         super().on_response_complete()
         if self.mover.is_wanted:
             self.loop.call_soon(self._move)

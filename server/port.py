@@ -10,11 +10,15 @@ from typing import Any, Final
 
 import uvicorn
 
-from server.connections import CLOSE, HeaderWatch, Protocol, UnreadWatch
+from server.asking import CLOSE
+from server.connections import Protocol
 from server.settings import Settings
+from server.watches import StateWatch, UnreadWatch, is_before_headers, is_between_requests
 
 BACKLOG: Final = 2048
 LINGER_SECONDS: Final = 1.0
+IDLE_TICKS: Final = 10
+"""How many of uvicorn's ticks are between two looks at idle connections."""
 COLLECTIONS: Final = (10_000, 20, 1_000)
 """Thresholds of the garbage collector. Nothing on a request's way is a cycle, so what the young
 collections find is what is under way; a full one stops the loop for milliseconds."""
@@ -26,9 +30,10 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
         self._watches = (
-            HeaderWatch(settings.header_timeout_seconds),
+            StateWatch(settings.header_timeout_seconds, is_before_headers),
             UnreadWatch(settings.body_timeout_seconds),
         )
+        self._idle = StateWatch(settings.keep_alive_seconds, is_between_requests)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -37,8 +42,11 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; see uvicorn."""
+        connections, now = self.server_state.connections, time.monotonic()
         for watch in self._watches:
-            watch.look(self.server_state.connections, time.monotonic())
+            watch.look(connections, now)
+        if counter % IDLE_TICKS == 0:  # those are many, and seconds are near enough
+            self._idle.look(connections, now)
         return await super().on_tick(counter)
 
     def close_after_answers(self) -> None:

@@ -19,7 +19,7 @@ import sys
 from asyncio import FIRST_COMPLETED as FIRST
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import uvloop
 
@@ -29,7 +29,7 @@ from server.connections import protocol_for
 from server.cpus import usable_cpus
 from server.events import EventLog
 from server.facts import read_facts
-from server.http_counters import HttpCounters
+from server.lanes import with_lane
 from server.ops.access import Guard
 from server.ops.app import create_ops_app
 from server.ops.desk import Desk
@@ -54,7 +54,9 @@ class LocalPort:
         self._runtime = runtime
         self._sock = sock
         lane = create_app(settings, runtime)
-        self._server = port_server(settings, lane, runtime.http)
+        usual = protocol_for(settings.max_connections, settings.max_header_bytes, runtime.http)
+        protocol = with_lane(settings, lane, usual)
+        self._server = Server(port_config(settings, lane, protocol), settings)
         lane.under_way = self._server.server_state.tasks
         self._task: asyncio.Task[None] | None = None
 
@@ -110,7 +112,8 @@ class Serving:
         self._desk = Desk(self.runtime, folder, facts, self.events)
         guard = Guard(settings, tokens, self.events)
         ops = create_ops_app(self.runtime, guard=guard, desk=self._desk)
-        self._ops = port_server(settings, ops, None)
+        usual = protocol_for(settings.max_connections, settings.max_header_bytes)
+        self._ops = Server(port_config(settings, ops, usual), settings)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -146,12 +149,6 @@ class Serving:
         self._desk.close()
         self.events.append("stopped")
         self.events.close()
-
-
-def port_server(settings: Settings, app: Any, http: HttpCounters | None) -> Server:
-    """The server of one port; `http` counts what does not get as far as the application."""
-    protocol = protocol_for(settings.max_connections, settings.max_header_bytes, http)
-    return Server(port_config(settings, app, protocol), settings)
 
 
 def worker_count(workers: int | Literal["auto"]) -> int:

@@ -47,6 +47,7 @@ UNSET: Final = {
 
 Forced = Literal["baseline", "rules"]
 WorkerCount = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+LaneChoice = Literal["auto", "asgi", "httptools"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -148,6 +149,12 @@ class Settings(BaseSettings):
         "room is not loaded.",
         unit="series",
         ge=1,
+    )
+    lane: LaneChoice = _setting(
+        "auto",
+        "How predictions are answered: `httptools` in the middle of the HTTP server, which is the "
+        "quickest, or `asgi` in front of the application. `auto` takes the first where the "
+        "installed uvicorn allows it. The answers are the same.",
     )
     max_body_bytes: int = _setting(
         10 * 1024 * 1024, "Larger request bodies are answered 413.", unit="bytes", ge=1

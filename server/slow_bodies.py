@@ -18,11 +18,13 @@ class SlowBodies:
         self._waiting: dict[Hashable, tuple[float, Callable[[], object]]] = {}
         self._is_looking = False
 
-    def begin(self, waiter: Hashable, give_up: Callable[[], object]) -> None:
+    def begin(
+        self, waiter: Hashable, give_up: Callable[[], object], loop: asyncio.AbstractEventLoop
+    ) -> None:
         """A body is waited for; `give_up` is called, once, when it has taken too long."""
         self._waiting[waiter] = (monotonic(), give_up)
         if not self._is_looking:
-            self._look_later(asyncio.get_running_loop())
+            self._look_later(loop)
 
     def end(self, waiter: Hashable) -> bool:
         """Nobody waits any more; gives whether it had been waited for and not given up."""

@@ -41,6 +41,7 @@ from server.cost import curve
 from server.handing import take
 from server.health import Phase
 from server.http_counters import PATHS, HttpCounters
+from server.lanes import with_lane
 from server.moving import Mover, moving
 from server.orphans import die_with
 from server.port import Server, port_config, settle_memory
@@ -180,7 +181,8 @@ class Worker:
         settings = self.runtime.settings
         lane = create_app(settings, self.runtime)
         usual = protocol_for(settings.max_connections, settings.max_header_bytes, counters)
-        config = port_config(settings, lane, moving(usual, self._mover))
+        protocol = moving(with_lane(settings, lane, usual), self._mover)
+        config = port_config(settings, lane, protocol)
         self._server = WorkerServer(config, settings)
         lane.under_way = self._server.server_state.tasks
         self._opening: asyncio.Queue[tuple[Hold | Table, list[int]]] = asyncio.Queue()

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from server.connections import HeaderWatch
 from server.health import Phase
+from server.watches import StateWatch, is_before_headers
 from tests.in_thread import Client, Connection, Response, get, post, server_over
 from tests.tiny import GOOD, NAME, SECRET, pack_tiny
 
@@ -24,9 +24,15 @@ PATH = f"/predict/{NAME}"
 SHARED = ("model", "version", "request_id", "prediction_id")
 
 
-@pytest.fixture(scope="module")
-def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with server_over(store, tmp_path_factory.mktemp("state"), **LIMITS) as client:
+LANES = ("httptools", "asgi")
+
+
+@pytest.fixture(scope="module", params=LANES)
+def server(
+    store: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Client]:
+    state = tmp_path_factory.mktemp("state")
+    with server_over(store, state, lane=request.param, **LIMITS) as client:
         yield client
 
 
@@ -781,13 +787,14 @@ def test_headers_beyond_the_limit_do_not_overtake_the_answer_before_them(server:
         assert connection.is_closed()
 
 
-@pytest.fixture(scope="module")
-def hasty(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+@pytest.fixture(scope="module", params=LANES)
+def hasty(
+    store: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Client]:
     """A server with little patience."""
-    state = tmp_path_factory.mktemp("state")
-    with server_over(
-        store, state, header_timeout_seconds=0.4, body_timeout_seconds=0.4, keep_alive_seconds=1
-    ) as client:
+    limits: dict[str, Any] = {"header_timeout_seconds": 0.4, "body_timeout_seconds": 0.4}
+    limits |= {"keep_alive_seconds": 1, "lane": request.param}
+    with server_over(store, tmp_path_factory.mktemp("state"), **limits) as client:
         yield client
 
 
@@ -830,8 +837,8 @@ class Between:
     """A connection as the watch on headers sees it: before the end of a request's headers."""
 
     def __init__(self) -> None:
-        self.scope: dict[str, Any] = {}
-        self.cycle = None
+        self.headers: list[Any] = []
+        self.headed = None
         self.transport = self
         self.is_closed = False
 
@@ -840,9 +847,9 @@ class Between:
 
 
 def test_each_request_has_the_time_for_its_headers_anew():
-    watch, quick, slow = HeaderWatch(5), Between(), Between()
+    watch, quick, slow = StateWatch(5, is_before_headers), Between(), Between()
     for now in range(0, 20, 2):
-        quick.scope = {}
+        quick.headers = []
         watch.look([quick, slow], now)
         assert slow.is_closed == (now > 5)
     assert not quick.is_closed
