@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.workers import (
     MOST_ROWS,
     WAIT_SECONDS,
     Load,
+    Record,
     Watch,
     children_of,
     counted,
@@ -45,7 +46,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for
 ROUNDS = int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "100"))
 CALLERS = 16
 DEAD_SECONDS, STUCK_SECONDS = 2.0, 4.0
-Record = Callable[[str, object], None]
 
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(ROUNDS, marks=pytest.mark.trial)])

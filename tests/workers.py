@@ -30,6 +30,8 @@ BY_ANYBODY: Final = {200, 422, 503, 504}
 COUNTER_ENDS: Final = ("_total", "_count", "_sum", "_bucket")
 OF_ONE_ANSWER: Final = {"model", "version", "request_id", "prediction_id"}
 
+Record = Callable[[str, object], None]
+"""Of a test's report."""
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -103,10 +105,11 @@ def requests_counted(server: Server) -> float:
 class Watch:
     """Scrapes all the time; `drops` has every counter that was ever less than before, or gone."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, pause: float = 0.05) -> None:
         self.drops: list[Any] = []
         self.scrapes = 0
         self._server = server
+        self._pause = pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
@@ -122,7 +125,7 @@ class Watch:
 
     def _look(self) -> None:
         before: Samples = {}
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(self._pause):
             now = self._server.samples()
             counters = {key: n for key, n in now.items() if key[0].endswith(COUNTER_ENDS)}
             self.drops += [
