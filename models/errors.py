@@ -5,6 +5,7 @@ ServingError
 │                    GoldenMismatch, GateFailed
 ├── PackingError     VersionTaken, DefinitionChanged, NativeMismatch, ConversionFailed
 ├── StoreError       NothingLive, LiveChanged
+├── OverrideRefused
 └── RequestError     Undecodable, UnknownModel, UnknownVersion, TooLarge, TooManyRows, ...
 
 A message says what happened, what was expected and what to do. Which HTTP status a `RequestError`
@@ -74,6 +75,10 @@ class NothingLive(StoreError):
 
 class LiveChanged(StoreError):
     """Somebody else moved the live version meanwhile; look again, then decide again."""
+
+
+class OverrideRefused(ServingError):
+    """What an operator wants to change about a model cannot be applied to its bundle."""
 
 
 class RequestError(ServingError):

@@ -22,10 +22,12 @@ from models.planning import (
     BASELINE,
     MODEL,
     NONE,
+    NOT_OVERRIDDEN,
     REJECTED,
     RULES,
     Encode,
     Fall,
+    Overridden,
     Plan,
     Planner,
     Trouble,
@@ -116,12 +118,13 @@ class Ladder(Planner):
         encode: encodes the values that policies put in.
         baseline: None without one.
         rules: made from `fallback`; None when it has only the default.
+        overridden: what of `fallback` an operator has changed.
 
     Raises:
         ValueError: a policy or check that cannot be applied, or a default that is no valid answer.
     """
 
-    __slots__ = ("_checks", "_validity", "baseline", "decisions", "rules")
+    __slots__ = ("_checks", "_rules_by_operator", "_validity", "baseline", "decisions", "rules")
 
     def __init__(
         self,
@@ -133,8 +136,12 @@ class Ladder(Planner):
         *,
         baseline: Baseline | None = None,
         rules: Rules | None = None,
+        overridden: Overridden = NOT_OVERRIDDEN,
     ) -> None:
-        super().__init__(fallback, fields, encode, has_baseline=baseline is not None)
+        super().__init__(
+            fallback, fields, encode, has_baseline=baseline is not None, overridden=overridden
+        )
+        self._rules_by_operator = overridden.rules
         self.baseline = baseline
         assert rules is not None or not fallback.rules, "rules are compiled by the caller"
         self.rules = rules or Rules((), fallback.default, fields, {}, outputs)
@@ -292,6 +299,8 @@ class Ladder(Planner):
                     errors[row] = tuple(one.rule for one in raised)
                 said, rule[row] = self.rules.answers[place], self.rules.names[place]
                 answers.outcome[row] = RULES
+                if self._rules_by_operator and "operator" not in answers.reasons[row]:
+                    answers.reasons[row].append("operator")
             for column, value in zip(answers.values, said, strict=True):
                 column[row] = value
         answers.rule, answers.rule_errors = rule or NONE, errors or NONE

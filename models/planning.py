@@ -98,6 +98,21 @@ class Plan:
     serious: Mapping[int, list[Trouble]] = NONE
 
 
+class Overridden(NamedTuple):
+    """What of a fallback is an operator's word and not the bundle's: answers below say so.
+
+    Attributes:
+        troubles: fields and troubles whose policy it is.
+        rules: whether the rules are.
+    """
+
+    troubles: frozenset[tuple[str, str]] = frozenset()
+    rules: bool = False
+
+
+NOT_OVERRIDDEN: Final = Overridden()
+
+
 class Planner:
     """The policies of one bundle, ready to use. Immutable; any thread may call it.
 
@@ -106,12 +121,14 @@ class Planner:
         fields: in the row's order.
         encode: encodes the values that policies put in.
         has_baseline: whether the rung below the model is a baseline.
+        overridden: what of it an operator has changed.
 
     Raises:
         ValueError: a policy names a baseline that there is not, or a value that is itself bad.
     """
 
     __slots__ = (
+        "_by_operator",
         "_fields",
         "_has_checks",
         "_max_repaired",
@@ -122,8 +139,20 @@ class Planner:
     )
 
     def __init__(
-        self, fallback: Fallback, fields: Sequence[Field], encode: Encode, *, has_baseline: bool
+        self,
+        fallback: Fallback,
+        fields: Sequence[Field],
+        encode: Encode,
+        *,
+        has_baseline: bool,
+        overridden: Overridden = NOT_OVERRIDDEN,
     ) -> None:
+        self._by_operator = frozenset(
+            (place, flag)
+            for place, field in enumerate(fields)
+            for flag, trouble in enumerate(FLAG_NAMES)
+            if (field.name, trouble) in overridden.troubles
+        )
         self._fields = tuple(field.name for field in fields)
         self._severity = tuple(
             _severities(field, fallback.policies[field.name], has_baseline=has_baseline)
@@ -204,9 +233,20 @@ class Planner:
             for place, flag in troubles
             if (severity := self._severity[place][flag]) > REPAIR
         ]
+        if self._by_operator:
+            found += self._said_by_operator(troubles)
         if self._max_repaired is not None and repairs > self._max_repaired:
             found.append(fall(self.next_rung, "too_many_repaired"))
         return found
+
+    def _said_by_operator(self, troubles: list[Trouble]) -> list[Fall]:
+        """One more reason for a row that falls by an operator's policy; it decides nothing."""
+        rungs = [
+            self._severity[place][flag] - 1
+            for place, flag in troubles
+            if (place, flag) in self._by_operator and self._severity[place][flag] > REPAIR
+        ]
+        return [fall(max(rungs), "operator")] if rungs else []
 
     def _force(self, forced: Forced, rows: range, falls: dict[int, list[Fall]]) -> None:
         """Sends every row that is not rejected at least as low as `forced`."""
@@ -214,7 +254,7 @@ class Planner:
         for row in rows:
             found = falls.setdefault(row, [])
             if not found or deciding(found).rung != REJECTED:
-                found.append(by_operator)
+                found[:] = [*(one for one in found if one.code != by_operator.code), by_operator]
 
     def _asks_model(self, rung: list[int] | None) -> bool:
         """Whether the graph runs.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -51,6 +52,7 @@ def buckets(how: Behaviour) -> NDArray[np.float64]:
     return np.diff(below)
 
 
+@lru_cache(maxsize=256)
 def bins(shift: float) -> NDArray[np.float64]:
     """Chance of each of the deciles of training, of outputs that are shifted."""
     normal = NormalDist()

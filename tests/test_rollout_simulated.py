@@ -47,6 +47,7 @@ def test_good_candidates_are_promoted():
 
 
 @pytest.mark.trial
+@pytest.mark.timeout(1_800)
 def test_good_candidates_are_rolled_back_once_in_a_thousand_deploys_at_most():
     count = 6_000
     allowed = count * QUICK.promises.alpha
