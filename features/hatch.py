@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import DeclarationError
-from features.expressions import Columns, Number, operand
 from features.nodes import Expression
+from features.numbers import Columns, Number, operand
 
 if TYPE_CHECKING:
     import onnx

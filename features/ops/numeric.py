@@ -15,8 +15,8 @@ import numpy as np
 
 from features.encoding import shortest
 from features.errors import FitError
-from features.expressions import PERIODS, Boolean, Columns, Number
 from features.nodes import Expression, Params
+from features.numbers import PERIODS, Boolean, Columns, Number
 from features.ops.base import Call, Context, FitInput, FloatColumn, Lower, Op
 
 if TYPE_CHECKING:
