@@ -48,13 +48,6 @@ class Zone:
         ends = tuple(at + max(offsets) for at, offsets in steps)
         object.__setattr__(self, "local_ends", ends)
 
-    def offset_at(self, utc: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Offset in seconds at each UTC second; float64 (n,) to float64 (n,); NaN has the first."""
-        index = np.searchsorted(
-            np.asarray(self.transitions, np.float64), np.nan_to_num(utc, nan=-1e300), side="right"
-        )
-        return np.asarray(self.offsets, np.float64)[index]
-
     def to_utc(self, local: int) -> int:
         """UTC second of a wall-clock second.
 

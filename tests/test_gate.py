@@ -14,9 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models import gate, gate_child
+from models import gate_child
+from models.bundle import Bundle
 from models.errors import BundleCorrupt, BundleNotFound, FormatUnknown, GateFailed, GoldenMismatch
-from models.gate import GateReport, Limits, admit, max_batch, run_gate
+from models.gate import Limits, max_batch, run_gate
 from models.manifest import MODEL
 from tests.packed import copied, edited, full_bundle, packed, rewritten, trained
 
@@ -43,22 +44,13 @@ def test_it_reports_what_it_measured(whole: Path):
     assert report.network in ("isolated", "not isolated")
 
 
-def test_it_admits_a_bundle_with_what_it_found(whole: Path):
-    bundle, report = admit(whole)
+def test_another_bundle_put_there_after_the_gate_is_not_opened(folder: Path):
+    report = run_gate(folder)
+    bundle = Bundle.open(folder, batch_exact=report.batch_exact, digest=report.digest)
     assert bundle.batch_exact is report.batch_exact
-
-
-def test_another_bundle_put_there_after_the_gate_is_not_opened(
-    whole: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def examined(*_: Any) -> GateReport:
-        report = run_gate(folder)
-        rewritten(folder, "card.md", lambda content: content + b"!")
-        return report
-
-    monkeypatch.setattr(gate, "run_gate", examined)
+    rewritten(folder, "card.md", lambda content: content + b"!")
     with pytest.raises(BundleCorrupt, match="put another bundle there"):
-        admit(folder)
+        Bundle.open(folder, digest=report.digest)
 
 
 def test_a_relative_folder(whole: Path, monkeypatch: pytest.MonkeyPatch):
