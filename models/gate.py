@@ -260,7 +260,7 @@ def examine(folder: Path, *, network: str) -> GateReport:
 def run_seconds(bundle: Bundle) -> dict[int, float]:
     """Median seconds of one run of 1, 2, 4, … rows; the golden rows in turn.
 
-    One row over and over would find its way through large trees in the cache, and cost a fifth.
+    One row over and over finds its way through large trees in the cache, at two thirds of the cost.
     """
     golden = bundle.encoder.encode([row.record for row in bundle.golden.rows]).rows
     if not len(golden):

@@ -1,0 +1,281 @@
+"""Twice as many requests as the server can run: open loops over real sockets, from outside.
+
+The short ones look at who was answered by whom and that nothing was lost or left over; how quickly
+is looked at by the trials, on a machine that does nothing else.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from features.runtime import Session
+from server.cost import RunCost, curve
+from server.pace import Pace
+from server.settings import SHIPPED_STORE
+from tests.in_thread import Client, server_over
+from tests.open_loop import Sent, open_loop
+from tests.tiny import GOOD, NAME
+
+DEADLINE_MS: Final = 150
+CONNECTIONS: Final = 256
+LABELS: Final = f'model="{NAME}",version="1"'
+TOO_MANY: Final = 5
+"""Times its capacity that a model is asked in the short ones: what is measured on a busy machine
+may be half of what it can do a moment later."""
+GOLDEN: Final = json.loads((SHIPPED_STORE / "flights" / "1" / "golden.json").read_text("utf-8"))
+FLIGHT: Final = next(r["record"] for r in GOLDEN["rows"] if r["name"].startswith("sample"))
+
+
+@pytest.fixture(scope="module")
+def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with server_over(store, tmp_path_factory.mktemp("state")) as client:
+        yield client
+
+
+class Heavy:
+    """The model's real session, and before it one that has to multiply large matrices.
+
+    Two thousand rows at once for each row of a request: a batch gains little, as with trees.
+    """
+
+    def __init__(self, session: Any, rows: int, width: int) -> None:
+        self._session = session
+        self._matrix = np.random.default_rng(0).normal(0, 1, (rows, width)).astype(np.float32)
+        self._product = Session(product(width))
+
+    def run(self, rows: Any) -> Any:
+        for _ in range(len(rows)):
+            self._product.run(self._matrix)
+        return self._session.run(rows)
+
+
+def product(width: int) -> bytes:
+    """A model that multiplies with a square matrix."""
+    weights = numpy_helper.from_array(np.ones((width, width), np.float32), "w")
+    kind = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", kind, [None, width])],
+        [helper.make_tensor_value_info("y", kind, [None, width])],
+        [weights],
+    )
+    opset = helper.make_opsetid("", 17)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+
+
+def measured(session: Any, n_fields: int) -> RunCost:
+    """The curve of its runs, here and now."""
+    seconds: dict[int, float] = {}
+    for size in (1, 2, 4, 8):
+        rows = np.ones((size, n_fields))
+        taken: list[float] = []
+        for _ in range(5):
+            began = time.perf_counter()
+            session.run(rows)
+            taken.append(time.perf_counter() - began)
+        seconds[size] = sorted(taken)[2]
+    return curve(seconds)
+
+
+@contextlib.contextmanager
+def heavy(server: Client, *, below_seconds: float = 10e-6) -> Generator[float]:
+    """The server while its model has to work; gives the rows a second that it can run."""
+    core = server.core
+    before = core.routes.live[NAME]
+    session = Heavy(before.bundle.session, rows=200, width=512)
+    cost = measured(session, len(before.bundle.fields))
+    bundle = dataclasses.replace(before.bundle, session=session)
+    changes: dict[str, Any] = {"cost": cost, "below": curve({1: below_seconds}), "pace": Pace()}
+    route = dataclasses.replace(before, bundle=bundle, **changes)
+    server.call(setattr, core, "routes", core.routes.with_route(route))
+    most = cost.rows[-1]
+    try:
+        yield most / cost.predict_seconds(most)
+    finally:
+        assert until(lambda: core.runner is not None and core.runner.is_idle)
+        server.call(setattr, core, "routes", core.routes.with_route(before))
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether something becomes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+class Memory:
+    """Watches how much this process, which the server is in, has more than at the beginning."""
+
+    def __enter__(self) -> Self:
+        self.before = self.most = resident_bytes()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.05):
+            self.most = max(self.most, resident_bytes())
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def growth_mib(self) -> float:
+        return (self.most - self.before) / (1 << 20)
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def outcome(server: Client, word: str) -> float:
+    return server.metric(f'keelmark_predictions_total{{{LABELS},outcome="{word}"}}')
+
+
+def waited(sent: Sent) -> float:
+    """Seconds from sending to the answer: what the generator was late itself is left out."""
+    return sent.seconds - sent.unsent_seconds
+
+
+def at(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def overloaded(server: Client, rate: float, seconds: float, connections: int) -> list[Sent]:
+    return open_loop(
+        server.port,
+        rate=rate,
+        seconds=seconds,
+        deadline_ms=DEADLINE_MS,
+        connections=connections,
+    )
+
+
+def recovers(server: Client, seconds: float = 0.5) -> list[float]:
+    """Seconds that requests take, some time after; each is answered by the model."""
+    time.sleep(seconds)
+    taken: list[float] = []
+    for _ in range(10):
+        began = time.monotonic()
+        assert server.predict(GOOD, "Keelmark-Deadline-Ms: 5000").json["served_by"] == "model"
+        taken.append(time.monotonic() - began)
+    return taken
+
+
+# a model whose run is nearly all that a request costs
+
+
+def test_what_the_model_cannot_run_lower_rungs_answer_and_nothing_is_lost(server: Client):
+    before = outcome(server, "model"), outcome(server, "rules")
+    with heavy(server) as capacity, Memory() as memory:
+        sent = overloaded(server, TOO_MANY * capacity, 2, 64)
+        recovers(server)
+    assert len(sent) == int(TOO_MANY * capacity * 2)
+    assert {one.status for one in sent} == {200}
+    by_model = sum(one.served_by == "model" for one in sent)
+    assert outcome(server, "model") - before[0] == by_model + 10
+    assert outcome(server, "rules") - before[1] == len(sent) - by_model
+    assert len(sent) / 20 < by_model < len(sent) * 0.9
+    assert memory.growth_mib < 100
+    assert server.metric(f"keelmark_queue_depth{{{LABELS}}}") == 0
+
+
+def test_what_nobody_can_answer_in_time_is_refused_with_a_time_to_come_again(server: Client):
+    failed = outcome(server, "failed")
+    with heavy(server, below_seconds=1.0) as capacity:
+        sent = overloaded(server, TOO_MANY * capacity, 2, 64)
+        recovers(server)
+    assert len(sent) == int(TOO_MANY * capacity * 2)
+    refused = [one for one in sent if one.status != 200]
+    assert {one.served_by for one in sent if one.status == 200} == {"model"}
+    assert {one.reason for one in refused} <= {"overloaded", "deadline"}
+    assert any(one.reason == "overloaded" for one in refused)
+    assert outcome(server, "failed") == failed + len(refused)
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("below_seconds", [10e-6, 1.0], ids=["answered from below", "refused"])
+def test_twice_its_capacity_for_a_minute_is_answered_in_time(server: Client, below_seconds: float):
+    with heavy(server, below_seconds=below_seconds) as capacity, Memory() as memory:
+        usual = recovers(server)
+        sent = overloaded(server, 2 * capacity, 60, CONNECTIONS)
+        after = recovers(server, 2)
+    assert len(sent) == int(2 * capacity * 60)
+    late = [waited(one) for one in sent if waited(one) > DEADLINE_MS / 1e3 + 0.010]
+    slowest = max(map(waited, sent))
+    assert len(late) <= len(sent) / 1000, f"{len(late)} of {len(sent)}, slowest {slowest:.4f} s"
+    refused = [waited(one) for one in sent if one.reason == "overloaded" and one.status == 503]
+    if below_seconds == 1.0:
+        assert len(refused) > len(sent) / 4
+        assert at(refused, 0.99) <= 0.020, f"p99 of refusals {at(refused, 0.99):.4f} s"
+    by_model = sum(one.served_by == "model" for one in sent)
+    assert by_model / 60 > 0.7 * capacity, f"{by_model / 60:.0f} of {capacity:.0f} rows a second"
+    assert memory.growth_mib < 100
+    assert at(after, 0.5) < 2 * at(usual, 0.5)
+
+
+# a model so cheap that HTTP is what there is too much of
+
+
+def flood(server: Client, seconds: float, connections: int) -> list[Sent]:
+    """More than can be read: every connection sends again as soon as it is answered."""
+    return open_loop(
+        server.port,
+        rate=20_000,
+        seconds=seconds,
+        deadline_ms=240,
+        connections=connections,
+        model="flights",
+        value=FLIGHT,
+    )
+
+
+def shares_in_time(server: Client) -> tuple[float, float]:
+    """Requests whose answer was handed over within 250 ms of their first byte, and all."""
+    family = "keelmark_request_duration_seconds"
+    own = 'model="flights",version="1"'
+    return (
+        server.metric(f'{family}_bucket{{{own},le="0.25"}}'),
+        server.metric(f"{family}_count{{{own}}}"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "connections"),
+    [(0.5, 64), pytest.param(60, CONNECTIONS, marks=pytest.mark.trial)],
+)
+def test_more_requests_than_http_can_take_are_all_answered(
+    tmp_path: Path, seconds: float, connections: int
+):
+    with server_over(SHIPPED_STORE, tmp_path) as server, Memory() as memory:
+        sent = flood(server, seconds, connections)
+        assert len(sent) == int(20_000 * seconds)
+        assert {one.status for one in sent} == {200}
+        in_time, all_of_them = shares_in_time(server)
+        assert all_of_them == len(sent)
+        time.sleep(2)
+        began = time.monotonic()
+        said = server.predict(FLIGHT, "Keelmark-Deadline-Ms: 5000", model="flights")
+        assert said.status == 200
+        taken = time.monotonic() - began
+    assert memory.growth_mib < 100
+    if seconds == 60:
+        assert in_time >= 0.999 * all_of_them
+        assert taken < 0.05
