@@ -24,15 +24,8 @@ from models.drift import MIN_ROWS
 from models.evidence import Evidence, added
 from models.manifest import Manifest, Share, Strict
 from models.reference import Reference
-from models.rollout_verdicts import (
-    Promises,
-    Reason,
-    Tests,
-    afresh,
-    counted,
-    judged,
-    next_stage,
-)
+from models.rollout_tests import Promises, Tests, afresh, counted, next_stage
+from models.rollout_verdicts import Reason, judged
 
 StageKind = Literal["shadow", "replay", "canary", "bake"]
 ActionKind = Literal["wait", "advance", "promote", "rollback", "hold", "finish"]
@@ -67,6 +60,11 @@ class Plan(Strict, frozen=True, kw_only=True):
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1)]
     max_wait_seconds: Annotated[float, Meta(gt=0)]
     promises: Promises
+
+    def __post_init__(self) -> None:
+        kinds = [stage.kind for stage in self.stages]
+        if kinds[-1] != "bake" or kinds.count("bake") != 1:
+            raise ValueError(f"a plan with the stages {kinds}; expected one 'bake', as the last")
 
 
 class State(Strict, frozen=True, kw_only=True):

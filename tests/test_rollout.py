@@ -115,6 +115,12 @@ def test_a_plan_that_cannot_be_kept_is_refused(given: dict[str, Any], message: s
         planned(PROMISES, **given)
 
 
+def test_a_plan_ends_with_all_traffic():
+    for stages in (SHORT.stages[:-1], (SHORT.stages[-1], *SHORT.stages)):
+        with pytest.raises(ValueError, match="expected one 'bake', as the last"):
+            structs.replace(SHORT, stages=stages)
+
+
 def test_changed_decisions_need_a_stage_in_which_both_answer():
     promises = structs.replace(PROMISES, max_changed_decisions=0.1)
     with pytest.raises(ValueError, match="give --shadow or --evidence replay"):
