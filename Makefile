@@ -39,8 +39,8 @@ pytest: .venv/dev.stamp ## Run the tests alone (ARGS="-k ladder")
 trials: .venv/dev.stamp .venv-ort120/installed.stamp ## Run the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m trial --timeout 3600 $(ARGS)
 
-bench: .venv/dev.stamp debian-bench ## Measure speed on this machine, one program of benchmarks/ after the other
-	@for program in benchmarks/[a-z]*.py; do echo "$$program"; $(BIN)/python $$program $(ARGS) || exit 1; done
+bench: .venv/dev.stamp debian-bench ## Measure speed on this machine, against other servers too (ARGS="--quick")
+	@$(BIN)/python benchmarks/all.py $(ARGS)
 
 bundle: .venv/dev.stamp ## Train the flights example again and ship its bundle
 	rm -rf build/shipped
@@ -59,7 +59,7 @@ clean: ## Remove what these targets made; .keelmark, a server's state, stays
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 debian:
-	@.ci/need promtool:prometheus
+	@.ci/need promtool:prometheus haproxy:haproxy
 
 debian-bench:
 	@.ci/need wrk:wrk

@@ -1,4 +1,4 @@
-"""The reference of the HTTP benchmark: uvicorn, a raw ASGI app, the same fused graph, no more.
+"""The reference of the benchmarks: uvicorn, a raw ASGI app, the same fused graph, no more.
 
 It checks nothing, counts nothing and knows the record's shape by heart: the floor under any server
 that decodes JSON and runs this graph. `--echo` answers a constant: the floor under any uvicorn
@@ -24,15 +24,20 @@ CONTENT_TYPE = (b"content-type", b"application/json")
 
 
 def answerer(bundle: Path) -> Callable[[bytes], bytes]:
-    """Body to answer: decode, one packed row, one run."""
+    """Body to answer: decode, one packed row (or a list of them), one run."""
     fitted = Fitted.load(bundle / "features.json")
     session = Session(str(bundle / "model.onnx"))
     convert = [_converter(fitted, field.name) for field in fitted.fields]
     names = [field.name for field in fitted.fields]
     decode = msgspec.json.Decoder().decode
+    encode = msgspec.json.Encoder().encode
 
     def answer(body: bytes) -> bytes:
-        get = decode(body).get
+        records = decode(body)
+        if type(records) is list:
+            rows = [[f(r.get(n)) for f, n in zip(convert, names, strict=True)] for r in records]
+            return encode({"predictions": session.run(np.array(rows))[0].tolist()})
+        get = records.get
         row = np.array([[f(get(name)) for f, name in zip(convert, names, strict=True)]])
         value = session.run(row)[0].item()
         return b'{"prediction": %.9g}' % value

@@ -1,141 +1,183 @@
-"""Servers under measurement, each pinned to a core of its own, and the load from the other."""
+"""Servers under measurement: started on one core, watched by process, ended by id."""
 
 import contextlib
 import http.client
 import os
-import re
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SERVER_CORE, LOAD_CORE = 0, 1
-READY_SECONDS = 60
+READY_SECONDS = 120
+STOP_SECONDS = 20
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class NotReady(Exception):
+    """A server that ended or did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One closed-loop measurement: requests a second, and server CPU per request in µs."""
+class Used:
+    """What a server's processes have used up to now: CPU seconds, and resident MiB."""
 
-    rate: float
-    cpu_us: float
-    p99_ms: float
+    user: float
+    system: float
+    resident_mib: float
+    processes: int
+
+    @property
+    def cpu(self) -> float:
+        return self.user + self.system
+
+
+class Started:
+    """A server that runs, with all the processes it has started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        return self.process.pid
+
+    def used(self) -> Used:
+        """CPU with that of children that have ended; memory that several share counts in parts."""
+        user = system = memory = 0.0
+        pids = family(self.pid)
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                user += (int(fields[11]) + int(fields[13])) / TICKS
+                system += (int(fields[12]) + int(fields[14])) / TICKS
+                memory += proportional_kib(pid) / 1024
+        return Used(user, system, memory, len(pids))
 
 
 @contextlib.contextmanager
-def started(command: list[str], port: int, *, ready: str | None = None) -> Generator[int]:
+def started(
+    command: list[str],
+    port: int,
+    *,
+    ready: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    core: int | None = SERVER_CORE,
+    seconds: float = READY_SECONDS,
+    log: Path | None = None,
+) -> Generator[Started]:
     """Runs the command until the block ends.
 
-    Yields its process id once the port accepts, or once GET `ready` is answered 200.
-    """
-    process = subprocess.Popen(command, cwd=ROOT)
-    _pin(process.pid, SERVER_CORE)
-    try:
-        _wait_for(port, ready, process)
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def keelmark(store: Path, port: int, state: Path) -> list[str]:
-    """`keelmark serve` as shipped, everything on."""
-    return [
-        *(sys.executable, "-m", "keelmark", "serve"),
-        *("--store", str(store), "--state-dir", str(state)),
-        *("--port", str(port), "--ops-port", str(port + 1)),
-    ]
-
-
-def bare(bundle: Path, port: int, *, echo: bool = False) -> list[str]:
-    program = str(ROOT / "benchmarks" / "_bare.py")
-    return [
-        sys.executable,
-        program,
-        str(bundle),
-        "--port",
-        str(port),
-        *(["--echo"] if echo else []),
-    ]
-
-
-def load(
-    pid: int, port: int, path: str, bodies: list[str], connections: int, seconds: int
-) -> Sample:
-    """Closed loop with wrk: each connection sends its next request when it has its answer.
+    Args:
+        command: of the server.
+        port: at which it is ready once it accepts, or once GET `ready` is answered 200.
+        ready: a path.
+        environment: in the place of this process's own.
+        core: all of it runs there; None for anywhere.
+        seconds: it may take to be ready.
+        log: takes what it prints; else it is printed here.
 
     Raises:
-        RuntimeError: any answer was not 200.
+        NotReady: it was not, in time.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_script(bodies))
-        script.flush()
-        before, start = _cpu_seconds(pid), time.perf_counter()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
-        command += ["-s", script.name, f"http://127.0.0.1:{port}{path}"]
-        output = _run_load(command)
-        used = _cpu_seconds(pid) - before
-        elapsed = time.perf_counter() - start
-    requests = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
-    return Sample(requests / elapsed, used / requests * 1e6, _p99_ms(output))
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("wb")) if log else None
+        process = subprocess.Popen(
+            on_core(core, command),
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            start_new_session=True,
+        )
+        stack.callback(_end, process)
+        _wait_for(port, ready, process, seconds)
+        yield Started(process, port)
 
 
-def _run_load(command: list[str]) -> str:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    _pin(process.pid, LOAD_CORE)
-    output, _ = process.communicate()
-    if process.returncode or "Non-2xx" in output or "Socket errors" in output:
-        raise RuntimeError(f"the load saw errors:\n{output}")
-    return output
+def on_core(core: int | None, command: list[str]) -> list[str]:
+    """The command, kept on one core with all that it starts; anywhere if there is only one."""
+    if core is None or (os.cpu_count() or 1) < 2:
+        return command
+    return ["taskset", "--cpu-list", str(core), *command]
 
 
-def _script(bodies: list[str]) -> str:
-    """Sends the bodies in turn."""
-    listed = ",\n".join(f"[==[{body}]==]" for body in bodies)
-    return f"""
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-local bodies = {{{listed}}}
-local requests, next = {{}}, 0
-init = function()
-  for i, body in ipairs(bodies) do requests[i] = wrk.format(nil, nil, nil, body) end
-end
-request = function() next = next % #requests + 1; return requests[next] end
-"""
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it, in the order of their beginning."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found += sorted(children.get(one, ()))
+    return found
 
 
-def _p99_ms(output: str) -> float:
-    found = re.search(r"99%\s+([\d.]+)(us|ms|s)", output)
-    assert found is not None
-    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
-
-
-def _pin(pid: int, core: int) -> None:
-    """Keeps a process that has just begun, and the threads it will start, on one core."""
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(pid, {core})
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _wait_for(port: int, ready: str | None, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+def keep_on_core(pid: int, core: int) -> None:
+    """Moves a process and all that descend from it, with every thread, to one core."""
+    if (os.cpu_count() or 1) < 2:
+        return
+    for one in family(pid):
         with contextlib.suppress(OSError):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            for task in Path(f"/proc/{one}/task").iterdir():
+                os.sched_setaffinity(int(task.name), {core})
+
+
+def proportional_kib(pid: int) -> int:
+    """Resident memory of a process; of pages that several share, its part."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    return 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Asks the first process to stop, then ends whatever of its family is left."""
+    known = {pid: runs_since(pid) for pid in family(process.pid)}
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + STOP_SECONDS
+    while left := [pid for pid, began in known.items() if began and runs_since(pid) == began]:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {left} of a server cannot be ended")
+        time.sleep(0.01)
+
+
+def runs_since(pid: int) -> str | None:
+    """When a process began, in ticks; None when none runs. A later one of its id differs."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _wait_for(
+    port: int, ready: str | None, process: subprocess.Popen[bytes], seconds: float
+) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            contextlib.closing(connection),
+        ):
             connection.connect()
             if ready is None:
                 return
@@ -143,4 +185,5 @@ def _wait_for(port: int, ready: str | None, process: subprocess.Popen[bytes]) ->
             if connection.getresponse().status == HTTPStatus.OK:
                 return
         time.sleep(0.1)
-    raise RuntimeError(f"{process.args} is not ready on port {port} (exit {process.poll()})")
+    state = "still runs" if process.poll() is None else f"ended with {process.poll()}"
+    raise NotReady(f"it was not ready on port {port} within {seconds:.0f} s and {state}")

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,16 +69,20 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 @contextlib.contextmanager
 def serving(
-    store: Path, folder: Path, *arguments: str, environment: dict[str, str] | None = None
+    store: Path,
+    folder: Path,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    program: Sequence[str] = ("-m", "keelmark"),
 ) -> Generator[Server]:
     """Runs `keelmark serve` over a store until the block ends; ready when the block begins.
 
-    `folder` takes the state folder and the log.
+    `folder` takes the state folder and the log; `program` is what Python runs as `keelmark`.
     """
     port, ops_port = free_port(), free_port()
     log = folder / "server.log"
     command = [
-        *(sys.executable, "-m", "keelmark", "serve", "--store", str(store)),
+        *(sys.executable, *program, "serve", "--store", str(store)),
         *("--port", str(port), "--ops-port", str(ops_port)),
         *("--state-dir", str(folder / "state"), *arguments),
     ]
