@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from server.board import Board, board_bytes, sealed_file
 from server.cli.ops_client import call
+from server.dealer import Dealer
 from server.events import events_in
+from server.handing import hand, make_pair, take
 from tests.in_thread import Connection
 from tests.serving import Server, serving
 from tests.workers import (
@@ -123,6 +126,33 @@ def test_a_new_dealer_knows_what_its_predecessor_dealt(server: Server, folder: P
             assert [connection.receive().status for connection in second] == [200] * 16
             wait_until(lambda: loads(folder) == [16, 16])
     assert stopped in {worker["pid"] for worker in workers_of(folder)}
+
+
+def test_what_its_predecessor_dealt_and_nobody_took_a_dealer_takes_back():
+    with contextlib.ExitStack() as stack:
+        board_file = sealed_file("keelmark-board", board_bytes(1))
+        board = Board(board_file)
+        (ours, theirs), (control, far), (kept, other) = make_pair(), make_pair(), make_pair()
+        for end in (theirs, control, far, kept, other):
+            stack.callback(end.close)
+        for _ in range(3):
+            assert hand(ours, kept.fileno())
+        dealer = Dealer(control)
+        dealer._on_begin([board_file])
+        dealer._on_add([ours.detach(), os.dup(theirs.fileno())], worker=7, slot=0)
+        assert take(theirs) is None
+        board.beats(0)
+        dealer._on_deal([], worker=7, on=True)
+        dealer._deal_waiting()
+        found = dealer._hands[7]
+        assert (found.dealt, dealer._load(found)) == (3, 3)
+        for _ in range(3):
+            handed = take(theirs)
+            assert handed is not None
+            assert handed.connection is not None
+            os.close(handed.connection)
+        dealer._on_gone([], worker=7)
+        os.close(board_file)
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(ROUNDS, marks=pytest.mark.trial)])
