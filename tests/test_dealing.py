@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from server.board import Board, board_bytes, sealed_file
-from server.cli.ops_client import call
 from server.dealer import Dealer
 from server.events import events_in
 from server.handing import hand, make_pair, take
@@ -25,6 +24,7 @@ from tests.workers import (
     is_quiet,
     is_whole,
     known_answers,
+    replace_workers,
     wait_until,
     workers_of,
 )
@@ -164,9 +164,7 @@ def test_replacing_workers_under_load_fails_and_closes_nothing(
         wait_until(lambda: busy.answered > 100 and paced.answered > 100)
         for _ in range(0, rounds, 2):
             old = {worker["pid"] for worker in workers_of(folder)}
-            assert call("/workers/replace", {}, server=None, state_dir=folder / "state") == {
-                "replaced": 2
-            }
+            replace_workers(folder)
             new = workers_of(folder)
             assert not old & {worker["pid"] for worker in new}
             wait_until(lambda: loads(folder) == [32, 32])

@@ -73,6 +73,7 @@ def test_workers_that_end_or_hang_at_random_lose_only_what_they_had(
                 if number % 8 == 3:
                     kill_dealer(server)
                 took[why].append(wait_until(lambda gone=victim: is_whole(tmp_path, without=gone)))
+                wait_until(lambda n=number: len(replacements(tmp_path)) > n)  # written in a thread
                 opening = replacements(tmp_path)[-1]["ready_after_seconds"]
                 took[why][-1] -= opening
         wait_until(lambda: is_quiet(tmp_path))

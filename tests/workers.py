@@ -85,6 +85,14 @@ def counted(server: Server, samples: Samples | None = None) -> float:
     return sum(value for (name, _), value in found if name == "keelmark_predictions_total")
 
 
+def replace_workers(folder: Path) -> None:
+    """Puts a new process into the place of each of two workers."""
+    done = call(
+        "/workers/replace", {}, server=None, state_dir=folder / "state", timeout_seconds=300
+    )
+    assert done == {"replaced": 2}
+
+
 def force(folder: Path, rung: str | None, served: list[str]) -> None:
     """Forces a rung, and says who answers from then on."""
     body = {"rung": rung, "reason": "a trial"}
