@@ -6,6 +6,7 @@ put to the core as soon as its last byte has come, and its answer is written by 
 is unusual goes uvicorn's own way, and so to the ASGI lane: both give the same answers.
 """
 
+from functools import lru_cache
 from time import perf_counter_ns
 from typing import Any, ClassVar, Final
 
@@ -17,6 +18,8 @@ from server.connections import Protocol, raw_response
 from server.protocols.predict import Answer, Header
 
 PATH: Final = PREDICT.encode()
+NONE: Final = Request("", b"", 0)
+"""What a connection has that is asked nothing."""
 
 
 class _Nobody:
@@ -35,27 +38,20 @@ class Quick:
     Attributes:
         response_complete, keep_alive, disconnected, more_body, on_response, message_event,
             default_headers: as uvicorn and `Protocol` read and write them of a cycle.
-        asking: what its headers say.
-        model: that it is for.
-        version: that it wants.
-        began_ns: `perf_counter_ns` at its first byte.
-        body: as far as it has come.
+        request: with its body as far as it has come.
         is_waited_for: its body did not come whole with its headers.
     """
 
     __slots__ = (
-        "asking",
-        "began_ns",
-        "body",
+        "_body",
         "default_headers",
         "disconnected",
         "is_waited_for",
         "keep_alive",
-        "model",
         "more_body",
         "on_response",
+        "request",
         "response_complete",
-        "version",
     )
     message_event: Final = _Nobody()
 
@@ -66,45 +62,31 @@ class Quick:
         self.more_body = False
         self.on_response: Any = None
         self.default_headers: list[Header] = []
-        self.asking = Asking()
-        self.model = ""
-        self.version: str | None = None
-        self.began_ns = 0
-        self.body: bytes | bytearray = b""
+        self.request = NONE
         self.is_waited_for = False
+        self._body: bytearray | None = None
 
-    def begin(self, model: str, version: str | None, asking: Asking, began_ns: int) -> None:
+    def begin(self, request: Request) -> None:
         """The headers have come."""
-        self.model = model
-        self.version = version
-        self.asking = asking
-        self.began_ns = began_ns
-        self.body = b""
+        self.request = request
         self.more_body = True
         self.response_complete = False
 
     def take(self, body: bytes) -> None:
-        """A piece of the body has come."""
-        if not self.body:
-            self.body = body
-        elif isinstance(self.body, bytes):
-            self.body = bytearray(self.body) + body
+        """A piece of the body has come, the first mostly being all of it."""
+        if self._body is not None:
+            self._body += body
+        elif self.request.body:
+            self._body = bytearray(self.request.body) + body
         else:
-            self.body += body
+            self.request.body = body
 
-    def request(self) -> Request:
-        """All of it, for the core."""
-        asking = self.asking
-        return Request(
-            self.model,
-            bytes(self.body),
-            self.began_ns,
-            self.version,
-            asking.request_id,
-            asking.traceparent,
-            asking.is_strict,
-            asking.deadline_ns,
-        )
+    def end(self) -> Request:
+        """The whole request."""
+        self.more_body = False
+        if self._body is not None:
+            self.request.body, self._body = bytes(self._body), None
+        return self.request
 
 
 class QuickProtocol(Protocol):
@@ -174,34 +156,43 @@ class QuickProtocol(Protocol):
             super().on_message_complete()
         elif quick.more_body:
             self._head_bytes = 0
-            quick.more_body = False
             if quick.is_waited_for:
                 self._end_waiting()
-            self._ask()
+            self._ask(quick.end())
 
     # the request
 
     def _takes(self) -> bool:
         """Whether the request whose headers have come is as almost all are."""
-        url, parser, cycle = self.url, self.parser, self.cycle
+        parser, cycle = self.parser, self.cycle
         if not (
             self._is_quick
-            and url.startswith(PATH)
             and (cycle is None or cycle.response_complete)
             and parser.should_keep_alive()
             and parser.get_method() == b"POST"
             and not self.server_state.default_headers
             and not self.flow.write_paused
-            and not self.transport.is_closing()
             and self._read_bytes - self._begun_at <= self.max_header_bytes
         ):
             return False
-        asking = read_headers(self.headers)
-        path, _, query = url.partition(b"?")
-        if not (self._is_usual(asking) and path.isascii() and b"%" not in path and b"#" not in url):
+        wanted = model_in(self.url)
+        if wanted is None:
             return False
-        version = version_in(query) if query else None
-        self._quick.begin(path[len(PATH) :].decode(), version, asking, self._began_ns)
+        asking = read_headers(self.headers)
+        if not self._is_usual(asking):
+            return False
+        model, version = wanted
+        request = Request(
+            model,
+            b"",
+            self._began_ns,
+            version,
+            asking.request_id,
+            asking.traceparent,
+            asking.is_strict,
+            asking.deadline_ns,
+        )
+        self._quick.begin(request)
         return True
 
     def _is_usual(self, asking: Asking) -> bool:
@@ -227,8 +218,8 @@ class QuickProtocol(Protocol):
             super().on_header(name, value)
         self.scope[BEGAN] = self._began_ns
 
-    def _ask(self) -> None:
-        request, core = self._quick.request(), self.lane.core
+    def _ask(self, request: Request) -> None:
+        core = self.lane.core
         try:
             asked = core.arrive(request, self._hand_over)
         except RequestError as error:
@@ -244,31 +235,30 @@ class QuickProtocol(Protocol):
     def _hand_over(self, answer: Answer) -> None:
         """Counts the answer and writes it, if anybody is there to read it."""
         self.lane.http.count(TEMPLATE, answer.head.status, answer.code)
-        quick = self._quick
-        if not self.transport.is_closing():
-            self.transport.write(self._written(answer))
-            if not quick.keep_alive:
-                self.transport.close()
+        quick, transport = self._quick, self.transport
+        if not transport.is_closing():
+            if quick.request.traceparent or self.server_state.default_headers:
+                answer = self._with_more_headers(answer)
+            if quick.keep_alive:
+                transport.write(raw_response(answer))
+            else:
+                transport.write(raw_response(closing(answer)))
+                transport.close()
         quick.response_complete = True
-        behind = quick.on_response
-        if behind is None:
+        quick.request = NONE  # idle connections do not keep bodies
+        if quick.on_response is None:
             self.on_response_complete()
         else:
-            behind()
+            quick.on_response()
 
-    def _written(self, answer: Answer) -> bytes:
-        quick, default_headers = self._quick, self.server_state.default_headers
-        traceparent = quick.asking.traceparent
-        if traceparent is None and quick.keep_alive and not default_headers:
-            return raw_response(answer)
-        more = list(default_headers)
-        if traceparent is not None:
-            more.append((b"traceparent", traceparent))
+    def _with_more_headers(self, answer: Answer) -> Answer:
+        """With what the server says in every answer, and what the caller wants to see again."""
+        more = list(self.server_state.default_headers)
         if CLOSE in more:
-            quick.keep_alive = False
-        elif not quick.keep_alive and CLOSE not in answer.head.headers:
-            more.append(CLOSE)
-        return raw_response(answer.with_headers(*more))
+            self._quick.keep_alive = False
+        if self._quick.request.traceparent:
+            more.append((b"traceparent", self._quick.request.traceparent))
+        return answer.with_headers(*more)
 
     # bodies that do not come
 
@@ -281,7 +271,21 @@ class QuickProtocol(Protocol):
         quick = self._quick
         quick.is_waited_for = quick.more_body = quick.keep_alive = False
         error = RequestError("undecodable", TOO_SLOW)
-        self._hand_over(self.lane.core.refuse(error, quick.asking.request_id))
+        self._hand_over(self.lane.core.refuse(error, quick.request.request_id))
+
+
+@lru_cache(maxsize=256)
+def model_in(url: bytes) -> tuple[str, str | None] | None:
+    """The model and the version that an address names; None if it is none of the usual ones."""
+    path, _, query = url.partition(b"?")
+    if not (path.startswith(PATH) and path.isascii()) or b"%" in path or b"#" in url:
+        return None
+    return path[len(PATH) :].decode(), version_in(query) if query else None
+
+
+def closing(answer: Answer) -> Answer:
+    """The answer, which is the connection's last, saying so."""
+    return answer if CLOSE in answer.head.headers else answer.with_headers(CLOSE)
 
 
 def quick(protocol: type[Protocol], lane: Lane) -> type[QuickProtocol]:

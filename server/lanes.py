@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from server.asgi_lane import BEGAN, Lane
+from server.asked import Request
 from server.connections import Protocol, protocol_for
 from server.core import Core
 from server.http_counters import HttpCounters
@@ -107,7 +108,8 @@ class _Held(QuickProtocol):
 
     trial: "_Trial"
 
-    def _ask(self) -> None:
+    def _ask(self, request: Request) -> None:
+        del request
         self.trial.asked += 1
 
     def answer(self, answer: Answer) -> None:

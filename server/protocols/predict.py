@@ -180,16 +180,9 @@ class AnswerWriter:
 
     def single(self, answers: Answers, row: int, request_id: bytes, prediction_id: bytes) -> Answer:
         """The answer to a request of one record."""
-        body = b"".join(
-            (
-                *self._row(answers, row),
-                self._shared,
-                request_id,
-                b'","prediction_id":"',
-                prediction_id,
-                b'"}',
-            )
-        )
+        pieces = self._row(answers, row)
+        pieces += (self._shared, request_id, b'","prediction_id":"', prediction_id, b'"}')
+        body = b"".join(pieces)
         return Answer(self._heads[answers.outcome[row]], body)
 
     def many(
