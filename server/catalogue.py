@@ -136,6 +136,12 @@ BATCH_ROWS: Final = Metric(
     labels=PER_BUNDLE,
     help="Rows of each run of the model in the thread.",
 )
+BATCH_LIMIT: Final = Metric(
+    name="keelmark_batch_rows_limit",
+    kind="gauge",
+    labels=PER_BUNDLE,
+    help="Rows of several requests that make a row cheaper in one run; 1 where none share a run.",
+)
 ABANDONED_ACTIVE: Final = Metric(
     name="keelmark_abandoned_runs_active",
     kind="gauge",
@@ -350,6 +356,7 @@ METRICS: Final = (
     QUEUE_DEPTH,
     QUEUE_ROWS,
     BATCH_ROWS,
+    BATCH_LIMIT,
     ABANDONED_ACTIVE,
     ABANDONED,
     BREAKER_STATE,

@@ -274,6 +274,7 @@ def _standing_templates(layout: Layout) -> Page:
         for metric, values in (
             (catalogue.QUEUE_DEPTH, ()),
             (catalogue.QUEUE_ROWS, ()),
+            (catalogue.BATCH_LIMIT, ()),
             (catalogue.ABANDONED_ACTIVE, ()),
             (catalogue.ABANDONED, ()),
             (catalogue.BREAKER_STATE, (BREAKER_STATES,)),
@@ -291,6 +292,7 @@ def _standing_numbers(
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield catalogue.QUEUE_DEPTH.name, (standing.queued,)
     yield catalogue.QUEUE_ROWS.name, (standing.queued_rows,)
+    yield catalogue.BATCH_LIMIT.name, (standing.batch_limit,)
     batches = list(accumulate(standing.batches))
     yield catalogue.BATCH_ROWS.name, (*batches, standing.batch_rows, batches[-1])
     yield catalogue.ABANDONED_ACTIVE.name, (standing.abandoned_active,)

@@ -18,6 +18,7 @@ _BREAKER, _OPENINGS, _QUEUED, _ABANDONED, _ABANDONED_ACTIVE, _QUEUED_ROWS = rang
 )
 _BATCH_ROWS: Final = STANDING_AT + 6
 _BATCHES: Final = _BATCH_ROWS + 1
+_BATCH_LIMIT: Final = _BATCHES + len(BATCH_BOUNDS) + 1
 
 NOBODY: Final = -1
 """Stands for the breaker's state where no worker has the region."""
@@ -42,6 +43,7 @@ class Standing(NamedTuple):
         queued_rows: rows of the requests that wait.
         batches: runs of the thread by their rows, in the buckets that `BATCH_BOUNDS` ends, and one.
         batch_rows: rows of all these runs.
+        batch_limit: rows of several requests that a run may have, in the worker that allows most.
     """
 
     breakers: tuple[int, ...]
@@ -52,6 +54,7 @@ class Standing(NamedTuple):
     queued_rows: int = 0
     batches: tuple[int, ...] = (0,) * (len(BATCH_BOUNDS) + 1)
     batch_rows: int = 0
+    batch_limit: int = 0
 
 
 AT_REST: Final = Standing((1, *[0] * (len(BREAKER_STATES) - 1)))
@@ -77,6 +80,10 @@ class Notice:
     def queued(self, queued: Queued) -> None:
         """So much waits for the runner's thread."""
         self._words[_QUEUED], self._words[_QUEUED_ROWS] = queued
+
+    def may_share(self, rows: int) -> None:
+        """So many rows of several requests may be in one run."""
+        self._words[_BATCH_LIMIT] = rows
 
     def ran(self, rows: int) -> None:
         """The thread has made a run of so many rows."""
@@ -130,4 +137,5 @@ def read_standing(regions: Iterable[Region]) -> Standing:
         queued_rows=total(_QUEUED_ROWS),
         batches=tuple(total(_BATCHES + place) for place in range(len(BATCH_BOUNDS) + 1)),
         batch_rows=total(_BATCH_ROWS),
+        batch_limit=max((each[_BATCH_LIMIT] for each in words), default=0),
     )

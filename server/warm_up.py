@@ -42,6 +42,7 @@ def warm_up(route: Route) -> Route:
         The route, with what reading and lower rungs cost here.
     """
     route.counter.region.touch()
+    route.notice.may_share(route.cost.max_batch)
     records = [row.record for row in route.bundle.golden.rows[:RECORDS]]
     if not records:
         return route

@@ -86,6 +86,7 @@ def test_the_page_says_how_it_stands():
     notice.abandoned()
     for rows in (1, 3, 4, 300):
         notice.ran(rows)
+    notice.may_share(64)
     series = ModelSeries(layout, Facts("ab", "flights@1+ab", "1.31.1", "team", 1.0, 0.5))
     page = Exposition([HttpCounters()]).page([Exposed(series, [region], "rules")]).decode()
     own = 'model="flights",version="7"'
@@ -93,6 +94,7 @@ def test_the_page_says_how_it_stands():
     expected = {
         f"keelmark_queue_depth{{{own}}}": "3",
         f"keelmark_queue_rows{{{own}}}": "30",
+        f"keelmark_batch_rows_limit{{{own}}}": "64",
         f'keelmark_batch_rows_bucket{{{own},le="1.0"}}': "1",
         f'keelmark_batch_rows_bucket{{{own},le="2.0"}}': "1",
         f'keelmark_batch_rows_bucket{{{own},le="4.0"}}': "3",
