@@ -1,0 +1,118 @@
+"""Bundles whose runs are long: a network with large layers, an ensemble of many trees.
+
+Their weights are random: what they answer means nothing, what it costs is what such models cost.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from keelmark import FeatureSet, OnnxModel, number, pack
+
+FIELDS = 24
+ROWS = 600
+
+
+def table(rows: int = ROWS, seed: int = 0) -> dict[str, Any]:
+    """Training rows, as a dict of arrays float64 (rows,)."""
+    rng = np.random.default_rng(seed)
+    return {f"x{i:02}": rng.uniform(-2, 2, rows).round(3) for i in range(FIELDS)}
+
+
+def records(count: int) -> list[dict[str, float]]:
+    """Rows that training has not."""
+    columns = table(count, seed=1)
+    return [{name: float(column[row]) for name, column in columns.items()} for row in range(count)]
+
+
+def publish(store: Path, name: str, model: ModelProto) -> Path:
+    """Packs a model over the table; gives its folder."""
+    features = FeatureSet(
+        name,
+        version=1,
+        features={
+            f"x{i:02}": number(f"x{i:02}", low=-10, high=10, nullable=False) for i in range(FIELDS)
+        },
+    )
+    fitted, _ = features.fit_transform(table())
+    return pack(
+        store,
+        name,
+        "1",
+        features=fitted,
+        model=OnnxModel(model, outputs={"value": "value"}),
+        training=table(),
+        default={"value": 0.0},
+        progress=False,
+    )
+
+
+def network(width: int, layers: int = 3) -> ModelProto:
+    """24 numbers, `layers` hidden layers of `width`, one number; 4 * width² bytes a layer."""
+    rng = np.random.default_rng(0)
+    sizes = [FIELDS, *[width] * layers, 1]
+    nodes, weights, last = [], [], "x"
+    for place, (many, few) in enumerate(pairwise(sizes)):
+        matrix = rng.normal(0, 1 / np.sqrt(many), (many, few)).astype(np.float32)
+        weights.append(numpy_helper.from_array(matrix, f"w{place}"))
+        weights.append(numpy_helper.from_array(np.zeros(few, np.float32), f"b{place}"))
+        is_last = place == layers
+        out = "value" if is_last else f"h{place}"
+        nodes.append(helper.make_node("Gemm", [last, f"w{place}", f"b{place}"], [out]))
+        if not is_last:
+            nodes.append(helper.make_node("Relu", [out], [f"r{place}"]))
+        last = f"r{place}"
+    return _model("network", nodes, weights)
+
+
+def trees(count: int, depth: int = 6) -> ModelProto:
+    """A sum of complete trees of random splits, each with 2^depth leaves."""
+    rng = np.random.default_rng(0)
+    inner, size = (1 << depth) - 1, (1 << (depth + 1)) - 1
+    node_ids = np.tile(np.arange(size), count)
+    is_leaf = node_ids >= inner
+    features = np.where(is_leaf, 0, rng.integers(0, FIELDS, count * size))
+    thresholds = np.where(is_leaf, 0, rng.uniform(-1.5, 1.5, count * size)).astype(np.float32)
+    leaf_ids = np.tile(np.arange(inner, size), count)
+    node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["x"],
+        ["value"],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        nodes_treeids=np.repeat(np.arange(count), size).tolist(),
+        nodes_nodeids=node_ids.tolist(),
+        nodes_featureids=features.tolist(),
+        nodes_values=thresholds.tolist(),
+        nodes_modes=np.where(is_leaf, "LEAF", "BRANCH_LEQ").tolist(),
+        nodes_truenodeids=np.where(is_leaf, 0, 2 * node_ids + 1).tolist(),
+        nodes_falsenodeids=np.where(is_leaf, 0, 2 * node_ids + 2).tolist(),
+        target_treeids=np.repeat(np.arange(count), size - inner).tolist(),
+        target_nodeids=leaf_ids.tolist(),
+        target_ids=[0] * len(leaf_ids),
+        target_weights=rng.normal(0, 1 / count, len(leaf_ids)).tolist(),
+    )
+    return _model("trees", [node], [])
+
+
+def _model(name: str, nodes: list[Any], weights: list[Any]) -> ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, FIELDS])],
+        [helper.make_tensor_value_info("value", TensorProto.FLOAT, [None, 1])],
+        weights,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+MODELS: dict[str, Callable[[], ModelProto]] = {
+    "network": lambda: network(2_300),
+    "trees": lambda: trees(24_000),
+    "cheap": lambda: trees(20, depth=4),
+}
