@@ -21,7 +21,7 @@ from tests.tiny import GOOD, NAME
 
 PATH: Final = f"/predict/{NAME}"
 REQUEST: Final = post(PATH, json.dumps(GOOD).encode())
-WAIT_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 60.0
 ARGUMENTS: Final = ("--workers", "2", "--drain-delay-seconds", "0.3")
 MOST_ROWS: Final = 3
 """Of a request of `known_answers`."""
