@@ -32,6 +32,8 @@ def test_without_a_quota_it_is_where_the_process_may_run(tmp_path: Path):
         ({"a__b__cpu_dot_max": "50000 100000"}, 0.5),
         ({"a__cpu_dot_max": "60000 100000", "a__b__cpu_dot_max": "max 100000"}, 0.6),
         ({"cpu_dot_max": "25000 100000", "a__b__cpu_dot_max": "50000 100000"}, 0.25),
+        # In a container the path is the host's, and the mount has only the container's own group.
+        ({"cpu_dot_max": "75000 100000"}, 0.75),
     ],
 )
 def test_the_smallest_quota_above_the_process_counts(
@@ -44,6 +46,8 @@ def test_a_quota_of_version_1_counts_too(tmp_path: Path):
     own = "4:memory:/x\n3:cpu,cpuacct:/x\n"
     files = {"cpu__x__cpu_dot_cfs_quota_us": "30000", "cpu__x__cpu_dot_cfs_period_us": "100000"}
     assert groups(tmp_path, own, **files) == 0.3
+    container = {"cpu__cpu_dot_cfs_quota_us": "15000", "cpu__cpu_dot_cfs_period_us": "100000"}
+    assert groups(tmp_path / "container", own, **container) == 0.15
     none = {"cpu__x__cpu_dot_cfs_quota_us": "-1", "cpu__x__cpu_dot_cfs_period_us": "100000"}
     assert groups(tmp_path, own, **none) == len(os.sched_getaffinity(0))
 
