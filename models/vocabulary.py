@@ -79,9 +79,24 @@ EVENT_KINDS: Final = (
     "log_mended",
     "worker_replaced",
     "dealer_replaced",
+    "loaded",
+    "unloaded",
+    "promoted",
+    "rolled_back",
+    "swap_refused",
 )
 """What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
-longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out."""
+longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out.
+`loaded`, `unloaded`: a bundle came into a model's second slot, or left it."""
+
+SLOTS: Final = ("live", "candidate", "previous")
+"""What a loaded bundle is to its model: it answers; it may be promoted; it was live before."""
+
+SWAPS: Final = ("load", "unload", "promote", "rollback")
+"""What operators do with the two slots of a model."""
+
+SWAP_RESULTS: Final = ("done", "refused")
+"""What became of it; a refused one changed nothing."""
 
 WORKER_STATES: Final = ("starting", "ready", "leaving")
 """Of a worker process: it opens its bundles; takes connections; gives them to others and ends."""
@@ -95,8 +110,10 @@ OPS_ERROR_CODES: Final = (
     "unsupported_media_type",
     "invalid",
     "unknown_model",
+    "unknown_version",
     "method_not_allowed",
     "conflict",
+    "bundle_refused",
     "internal",
 )
 """`error.code` of every error answer of the ops port."""

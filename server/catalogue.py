@@ -282,6 +282,30 @@ RUNNER_DEATHS: Final = Metric(
     kind="counter",
     help="Times that this thread came to an end and was replaced.",
 )
+MODEL_SLOT: Final = Metric(
+    name="keelmark_model_slot",
+    kind="gauge",
+    labels=(*PER_BUNDLE, "slot"),
+    help="1 for what the bundle is to its model: live, candidate or previous; else 0.",
+)
+GENERATION: Final = Metric(
+    name="keelmark_route_generation",
+    kind="gauge",
+    help="Number of the route table by which requests are routed; it grows with each change.",
+)
+SWAPS: Final = Metric(
+    name="keelmark_swaps_total",
+    kind="counter",
+    labels=("swap", "result"),
+    help="Calls to load, unload, promote or roll back, by what became of them.",
+)
+SWAP_DURATION: Final = Metric(
+    name="keelmark_swap_duration_seconds",
+    kind="histogram",
+    labels=("swap",),
+    unit="seconds",
+    help="Time from such a call to its answer, where something was changed.",
+)
 RENDER_SECONDS: Final = Metric(
     name="keelmark_metrics_render_seconds",
     kind="gauge",
@@ -338,6 +362,9 @@ WORKER_CPU: Final = Metric(
 OF_WORKERS: Final = (WORKERS, WORKERS_REPLACED, WORKER_CONNECTIONS, WORKER_MEMORY, WORKER_CPU)
 """Only where there are workers."""
 
+OF_SWAPS: Final = (GENERATION, SWAPS, SWAP_DURATION)
+"""Of the server as a whole."""
+
 METRICS: Final = (
     REQUESTS,
     ERRORS,
@@ -377,6 +404,8 @@ METRICS: Final = (
     MODEL_INFO,
     MODEL_LOADED,
     MODEL_TRAINED,
+    MODEL_SLOT,
+    *OF_SWAPS,
     LOOP_LAG,
     RUNNER_BUSY,
     RUNNER_DEATHS,

@@ -10,7 +10,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -51,6 +51,14 @@ class Held(msgspec.Struct, frozen=True):
     forced: Forced | None = None
 
 
+class HeldSecond(msgspec.Struct, frozen=True):
+    """What a model's second slot holds in a table; see `server.routes.Second`."""
+
+    held: Held
+    role: Literal["candidate", "previous"]
+    was_live: bool = False
+
+
 class Missing(msgspec.Struct, frozen=True):
     """A model of a table that has no bundle."""
 
@@ -64,7 +72,18 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, tag="table"):
 
     generation: int
     live: list[Held]
+    second: list[HeldSecond]
     missing: list[Missing]
+
+
+class Settled(msgspec.Struct, frozen=True, tag="settled"):
+    """The table of this generation holds and no other is to come: let go of what it has not.
+
+    `turn` grows with each such message.
+    """
+
+    generation: int
+    turn: int
 
 
 class Now(msgspec.Struct, frozen=True, tag="now"):
@@ -91,6 +110,12 @@ class Holds(msgspec.Struct, frozen=True, tag="holds"):
     generation: int
 
 
+class Released(msgspec.Struct, frozen=True, tag="released"):
+    """The worker has let go of what it was told to in this turn."""
+
+    turn: int
+
+
 class Refuses(msgspec.Struct, frozen=True, tag="refuses"):
     """The worker cannot have this table; the reason is of the bundle `number`."""
 
@@ -99,8 +124,8 @@ class Refuses(msgspec.Struct, frozen=True, tag="refuses"):
     reason: str
 
 
-ToWorker = Begin | Hold | Table | Now | Leave | Stop | Hurry
-ToSupervisor = Holds | Refuses
+ToWorker = Begin | Hold | Table | Settled | Now | Leave | Stop | Hurry
+ToSupervisor = Holds | Refuses | Released
 Message = ToWorker | ToSupervisor
 Received = Callable[[Any, list[int]], None]
 

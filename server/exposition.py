@@ -1,9 +1,10 @@
 """The page that Prometheus scrapes, in its text format 0.0.4 or in OpenMetrics 1.0."""
 
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, reduce
+from operator import add
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -12,11 +13,14 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from server import catalogue
 from server.catalogue import METRICS, Metric
 from server.http_counters import HttpCounters, read_http
-from server.regions import Region, read_totals
+from server.regions import Region, Totals, read_totals
 from server.series import HttpSeries, ModelSeries, Page, gauge
-from server.standing import read_standing
+from server.standing import Standing, read_standing
 from server.vitals import read_vitals
 from server.vitals_series import vitals_page
+
+NOW: Final = frozenset({"queued", "queued_rows", "batch_limit", "abandoned_active"})
+"""What of a bundle's standing is no count of the past."""
 
 _OPENMETRICS_TYPE: Final = "application/openmetrics-text"
 
@@ -58,21 +62,59 @@ def _wish(text: str) -> tuple[str, float]:
         return kind, 0.0
 
 
+class Past(NamedTuple):
+    """What a bundle had counted before; `a + b` sums."""
+
+    totals: Totals
+    standing: Standing
+
+    @classmethod
+    def of(cls, regions: Sequence[Region]) -> "Past":
+        """Of regions that nobody counts in any more: nothing waits, and no breaker has a state."""
+        standing = read_standing(regions)
+        nobody = (0,) * len(standing.breakers)
+        nothing = dict.fromkeys(NOW & set(standing._fields), 0)
+        return cls(read_totals(*regions), standing._replace(breakers=nobody, **nothing))
+
+    def __add__(self, other: "Past") -> "Past":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Not a longer tuple: both together."""
+        return Past(self.totals + other.totals, _together_standing(self.standing, other.standing))
+
+
+def _sum(one: Any, other: Any) -> Any:
+    return tuple(map(add, one, other)) if isinstance(one, tuple) else one + other
+
+
+def _together_standing(one: Standing, other: Standing) -> Standing:
+    return Standing(*map(_sum, one, other))
+
+
 class Exposed(NamedTuple):
     """A bundle on the page: its series, and the region of every worker that counts for it.
 
-    `forced` is the rung that its rows are forced to, if any.
+    Attributes:
+        series: of the bundle.
+        regions: in which its rows are counted; none when it is not loaded any more.
+        forced: the rung that its rows are forced to, if any.
+        slot: what it is to its model, see `vocabulary.SLOTS`; None when it is not loaded any more.
+        past: what was counted when it was loaded before.
     """
 
     series: ModelSeries
     regions: Sequence[Region]
     forced: str | None = None
+    slot: str | None = "live"
+    past: Past | None = None
 
     def page(self) -> Page:
         """What has been counted for it up to now."""
-        return self.series.render(
-            read_totals(*self.regions), read_standing(self.regions), self.forced
-        )
+        standing = read_standing(self.regions)
+        totals = [] if self.past is None else [self.past.totals]
+        if self.past is not None:
+            standing = _together_standing(standing, self.past.standing)
+        if self.regions:
+            totals.append(read_totals(*self.regions))
+        return self.series.render(reduce(add, totals), standing, self.forced, self.slot)
 
 
 class Exposition:

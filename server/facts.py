@@ -33,12 +33,33 @@ class ForcedFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     expires: float | None = None
 
 
+class SecondFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a model's second slot holds; see `server.routes.Second`."""
+
+    version: str
+    role: Literal["candidate", "previous"]
+    was_live: bool = False
+
+
+class SlotsFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The two slots of a model that an operator has loaded, promoted or rolled back.
+
+    Attributes:
+        live: the version that answers; None for none.
+        second: None for an empty slot.
+    """
+
+    live: str | None
+    second: SecondFact | None = None
+
+
 class StateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of them. A generation of the route table is never used twice, also after a restart."""
 
     format: Literal[1] = 1
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
     forced: dict[str, ForcedFact] = {}
+    slots: dict[str, SlotsFact] = {}
 
     def forced_rung(
         self, model: str, version: str, now: float

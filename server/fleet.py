@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from server.board import Board
-from server.control import Begin, Channel, Holds, Hurry, Leave, Message, Refuses, Stop, make_ends
+from server.control import (
+    Begin,
+    Channel,
+    Holds,
+    Hurry,
+    Leave,
+    Message,
+    Refuses,
+    Released,
+    Stop,
+    make_ends,
+)
 from server.dealing import Dealing, Pair
 from server.handing import make_pair
 from server.logs import logger
@@ -44,6 +55,7 @@ class Worker:
         number: never used twice.
         must_hold: the generation that it has to hold before it is dealt to.
         holds: the latest that it has said it holds.
+        released: the latest turn in which it has let go of what it was told to.
         instead_of: pid of the one it replaces, and why (`vocabulary.REPLACEMENT_REASONS`).
         is_extra: in a slot beyond the wanted ones, until the one it replaces has gone.
     """
@@ -59,6 +71,7 @@ class Worker:
     is_extra: bool = False
     state: str = "starting"
     holds: int = -1
+    released: int = -1
     is_stuck: bool = False
     began: float = field(default_factory=time.monotonic)
 
@@ -74,12 +87,16 @@ class Server(Protocol):
         """A worker cannot hold a table."""
         ...
 
+    def released(self) -> None:
+        """A worker has let go of bundles."""
+        ...
+
     def buried(self, slot: int) -> None:
         """Nobody has the slot any more: what its worker counted can be folded."""
         ...
 
-    def died_early(self) -> None:
-        """A worker has ended that was not ready."""
+    def died(self, holds: int) -> None:
+        """A worker has ended by itself; `holds` is the latest generation that it held."""
         ...
 
     def tell(self, kind: str, facts: dict[str, Any], who: str) -> None:
@@ -166,13 +183,28 @@ class Fleet:
         for worker in self._workers.values():
             worker.channel.send(message, descriptors)
 
-    def hand_out(self, messages: Sequence[tuple[Message, list[int]]], generation: int) -> None:
-        """Tells every worker of a table; one that starts is not dealt to before it holds it."""
-        for worker in self._workers.values():
+    def hand_out(
+        self,
+        messages: Sequence[tuple[Message, list[int]]],
+        generation: int,
+        to: Worker | None = None,
+    ) -> None:
+        """Tells workers of a table; one that starts is not dealt to before it holds it.
+
+        Args:
+            messages: that make a worker hold it.
+            generation: of the table.
+            to: one worker; None for all.
+        """
+        for worker in self.workers if to is None else [to]:
             if worker.state == "starting":
                 worker.must_hold = max(worker.must_hold, generation)
             for message, descriptors in messages:
                 worker.channel.send(message, descriptors)
+
+    def is_there(self, worker: Worker) -> bool:
+        """Whether it has not ended."""
+        return worker.number in self._workers
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Waits until something holds that depends on the workers."""
@@ -301,6 +333,9 @@ class Fleet:
             worker.holds = max(worker.holds, message.generation)
             if worker.state == "starting" and worker.holds >= worker.must_hold:
                 self._is_ready(worker)
+        elif isinstance(message, Released):
+            worker.released = max(worker.released, message.turn)
+            self._server.released()
         elif isinstance(message, Refuses):
             _log.error("table_refused", pid=worker.child.pid, reason=message.reason)
             self._server.refused(message)
@@ -344,9 +379,8 @@ class Fleet:
     def _has_died(self, worker: Worker) -> None:
         why = "stuck" if worker.is_stuck else "died"
         _log.error("worker_ended", slot=worker.slot, pid=worker.child.pid, why=why)
-        if worker.state == "starting":
-            self._failures += 1
-            self._server.died_early()
+        self._failures += worker.state == "starting"
+        self._server.died(worker.holds)
         if worker.is_extra:
             return
         self._free.discard(worker.slot)

@@ -40,9 +40,10 @@ def readiness(phase: Phase, routes: AnyRoutes, required: Iterable[str] | None) -
     Args:
         phase: of the server.
         routes: the current table.
-        required: models without which it is not ready; None for all it is meant to serve.
+        required: models without which it is not ready; None for all it is meant to serve. One of
+            which there is a candidate only is none of those.
     """
-    wanted = sorted(routes.names() if required is None else required)
+    wanted = sorted({*routes.live, *routes.unavailable} if required is None else required)
     missing = [name for name in wanted if name not in routes.live]
     is_ready = phase is Phase.SERVING and not missing
     models = {name: _state_of(name, routes) for name in sorted({*routes.names(), *wanted})}
@@ -71,4 +72,6 @@ def _state_of(name: str, routes: AnyRoutes) -> dict[str, Any]:
         return state
     if missing := routes.unavailable.get(name):
         return {"state": "not_loaded", "version": missing.version, "why": missing.why}
+    if second := routes.second.get(name):
+        return {"state": second.role, "version": second.version}
     return {"state": "not_in_store"}

@@ -119,18 +119,21 @@ class ModelPage(ModelSummary):
 
 def summary(model: str, routes: RouteTable) -> ModelSummary:
     """The line of a model that the table has, live or not."""
+    second = routes.second.get(model)
+    others = [] if second is None else [second.version]
     if route := routes.live.get(model):
         manifest = route.bundle.manifest
         return ModelSummary(
             model=model,
             live=manifest.version,
-            loaded=[manifest.version],
+            loaded=[manifest.version, *others],
             ready=True,
             description=manifest.description,
             owner=manifest.owner,
         )
-    why = routes.unavailable[model].why
-    return ModelSummary(model=model, live=None, loaded=[], ready=False, why=why)
+    missing = routes.unavailable.get(model)
+    why = "no version of it is live yet" if missing is None else missing.why
+    return ModelSummary(model=model, live=None, loaded=others, ready=False, why=why)
 
 
 def describe(model: str, routes: RouteTable) -> ModelPage:
@@ -139,10 +142,10 @@ def describe(model: str, routes: RouteTable) -> ModelPage:
     Raises:
         RequestError: `unknown_model`.
     """
-    if model in routes.unavailable:
-        return ModelPage(**summary(model, routes).model_dump())
-    if model not in routes.live:
+    if model not in routes.names():
         raise RequestError("unknown_model", routes.no_such(model))
+    if model not in routes.live:
+        return ModelPage(**summary(model, routes).model_dump())
     route = routes.live[model]
     bundle, manifest = route.bundle, route.bundle.manifest
     return ModelPage(

@@ -1,13 +1,16 @@
 """The route table: which bundle answers a model's requests. Immutable and replaced whole.
 
+A model has two slots. One is live: it answers. The other is empty, or holds a candidate that has
+been loaded and not promoted, or the previous version; it answers whoever names its version.
+
 A request picks its route once, when it arrives, and keeps it until it has been answered, whatever
 is published meanwhile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Final, Generic, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
 from models.bundle import Bundle
 from models.errors import RequestError
@@ -24,6 +27,10 @@ from server.standing import Notice
 
 DEFAULT_DEADLINE_NS: Final = 1_000_000_000
 """Where nobody says how long answers may take."""
+
+
+Role = Literal["candidate", "previous"]
+"""What the bundle of a model's second slot is, as `vocabulary.SLOTS` names it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,16 +113,50 @@ R = TypeVar("R", bound=Served)
 
 
 @dataclass(frozen=True, slots=True)
+class Second(Generic[R]):
+    """What a model's second slot holds.
+
+    Attributes:
+        route: that answers whoever names its version.
+        role: what it is.
+        was_live: a candidate that was live before and was rolled back.
+    """
+
+    route: R
+    role: Role
+    was_live: bool = False
+
+    @property
+    def version(self) -> str:
+        """Of its bundle."""
+        return self.route.bundle.version
+
+
+@dataclass(frozen=True, slots=True)
 class Routes(Generic[R]):
     """Live routes by model name, and the models that have none: a route table.
 
     Where requests are answered it is a `RouteTable`; the supervisor, which answers none, has one of
     routes that lead to its workers.
+
+    Attributes:
+        generation: grows with every table; never used twice.
+        live: what answers, by model.
+        unavailable: models that are to be served and have nothing live.
+        second: what the second slots hold, by model; those that are empty are not in it.
     """
 
     generation: int = 0
     live: Mapping[str, R] = field(default_factory=lambda: MappingProxyType({}))
     unavailable: Mapping[str, Unavailable] = field(default_factory=lambda: MappingProxyType({}))
+    second: Mapping[str, Second[R]] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def loaded(self) -> Iterator[R]:
+        """The routes of both slots of all models."""
+        yield from self.live.values()
+        for second in self.second.values():
+            yield second.route
 
     def pick(self: "Routes[Route]", model: str, version: str | None = None) -> Route:
         """The route of a request.
@@ -125,14 +166,8 @@ class Routes(Generic[R]):
                 or `takes_tensors`.
         """
         route = self.live.get(model)
-        if route is None:
-            raise self._no_route(model)
-        if version is not None and version != route.bundle.version:
-            raise RequestError(
-                "unknown_version",
-                f"version {version!r:.70} of model {model!r} is not loaded; loaded: "
-                f"{route.bundle.version} (live). Leave `version` out for the live one.",
-            )
+        if route is None or (version is not None and version != route.bundle.version):
+            route = self._named(model, version)
         if route.bundle.fitted is None:
             raise RequestError(
                 "takes_tensors",
@@ -142,32 +177,82 @@ class Routes(Generic[R]):
             )
         return route
 
+    def lacks(self, before: "Routes[R]") -> list[R]:
+        """The routes of a table before this one whose bundles this one has not."""
+        kept = {id(route.bundle) for route in self.loaded}
+        return [route for route in before.loaded if id(route.bundle) not in kept]
+
     def with_route(self, route: R) -> Self:
         """The next table, in which `route` is live."""
         name = route.bundle.name
         unavailable = {n: u for n, u in self.unavailable.items() if n != name}
-        return self._next({**self.live, name: route}, unavailable)
+        return self._next(live={**self.live, name: route}, unavailable=unavailable)
 
     def without(self, missing: Unavailable) -> Self:
-        """The next table, in which a model has no route."""
+        """The next table, in which a model has nothing live."""
         live = {name: route for name, route in self.live.items() if name != missing.model}
-        return self._next(live, {**self.unavailable, missing.model: missing})
+        return self._next(live=live, unavailable={**self.unavailable, missing.model: missing})
 
-    def _next(self, live: Mapping[str, R], unavailable: Mapping[str, Unavailable]) -> Self:
-        return replace(self, generation=self.generation + 1, live=live, unavailable=unavailable)
+    def with_second(self, second: Second[R]) -> Self:
+        """The next table, in which a model's second slot holds this."""
+        return self._next(second={**self.second, second.route.bundle.name: second})
+
+    def without_second(self, model: str) -> Self:
+        """The next table, in which a model's second slot is empty."""
+        return self._next(second={name: s for name, s in self.second.items() if name != model})
+
+    def flipped(self, model: str, role: Role) -> Self:
+        """The next table, in which a model's slots have changed places.
+
+        Args:
+            model: its second slot holds something.
+            role: what the version is from now on that was live.
+        """
+        live, second = self.live.get(model), self.second[model]
+        table = self.with_route(second.route).without_second(model)
+        if live is not None:
+            table = table.with_second(Second(live, role, was_live=role == "candidate"))
+        return replace(table, generation=self.generation + 1)
+
+    def _next(self, **changed: Any) -> Self:
+        return replace(self, generation=self.generation + 1, **changed)
 
     def names(self) -> list[str]:
-        """Every model that this server is meant to serve."""
-        return sorted({*self.live, *self.unavailable})
+        """Every model that this server serves, is meant to serve, or has loaded."""
+        return sorted({*self.live, *self.unavailable, *self.second})
+
+    def _named(self: "Routes[Route]", model: str, version: str | None) -> Route:
+        """The route of a version that is not live.
+
+        Raises:
+            RequestError: it is not loaded either, or nothing is live and none was named.
+        """
+        second, live = self.second.get(model), self.live.get(model)
+        if version is not None and second is not None and version == second.version:
+            return second.route
+        if live is None and (version is None or second is None):
+            raise self._no_route(model)
+        loaded = [] if live is None else [f"{live.bundle.version} (live)"]
+        loaded += [] if second is None else [f"{second.version} ({second.role})"]
+        raise RequestError(
+            "unknown_version",
+            f"version {version!r:.70} of model {model!r} is not loaded; loaded: "
+            f"{', '.join(loaded)}. Leave `version` out for the live one.",
+        )
 
     def _no_route(self, model: str) -> RequestError:
+        why = None
+        if second := self.second.get(model):
+            why = f"no version of it is live; {second.version} is loaded as {second.role}"
         if missing := self.unavailable.get(model):
-            return RequestError(
-                "not_loaded",
-                f"model {model!r} is not loaded: {missing.why}. Try again later; its operators see "
-                "the reason in the server's log.",
-            )
-        return RequestError("unknown_model", self.no_such(model))
+            why = missing.why
+        if why is None:
+            return RequestError("unknown_model", self.no_such(model))
+        return RequestError(
+            "not_loaded",
+            f"model {model!r} is not loaded: {why}. Try again later; its operators see "
+            "the reason in the server's log.",
+        )
 
     def no_such(self, model: str) -> str:
         """What to say of a model that is not there."""
@@ -186,3 +271,12 @@ class RouteTable(Routes[Route]):
 
 AnyRoutes = Routes[Any]
 """Of whatever routes: what the planes read of them is `Served`."""
+
+
+def slot_of(route: Served, routes: AnyRoutes) -> str | None:
+    """What a route's bundle is to its model by this table, see `vocabulary.SLOTS`."""
+    name = route.bundle.name
+    if routes.live.get(name) is route:
+        return "live"
+    second = routes.second.get(name)
+    return second.role if second is not None and second.route is route else None

@@ -1,56 +1,40 @@
 """What runs behind the ports: models opened through the gate, counted, and let go at the end.
 
-`Runtime` is what the apps and the ops plane may ask for; `InProcessRuntime` is all of it in one
-process. Workers under a supervisor will be the second implementation, held to the same tests.
+`Runtime` is what the apps and the ops plane may ask for. `InProcessRuntime` is all of it in one
+process; `server.supervisor` has the other implementation, with workers, held to the same tests.
 """
 
 import asyncio
+import contextlib
 import threading
-import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from features.runtime import version as onnxruntime_version
-from models.bundle import Bundle
-from models.errors import NothingLive, ServingError, StoreError
-from models.gate import run_gate
-from models.planning import Forced
+from models.errors import ServingError
+from models.gate import GateReport
 from models.store import Store
-from server.breaker import Breaker
 from server.core import Core
-from server.cost import RunCost, curve, one_by_one
 from server.events import EventLog
 from server.exposition import Exposed, Exposition, negotiated
 from server.facts import NO_FACTS, StateFacts
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
-from server.layout import Layout
 from server.logs import Seldom, logger, where
-from server.notes import NoteWriter, notes_of
-from server.protocols.predict import AnswerWriter
-from server.regions import Counter, Region
-from server.routes import AnyRoutes, Named, Route, RouteTable, Unavailable
-from server.series import Facts, ModelSeries
-from server.series_budget import SeriesBudget, TooManySeries
-from server.settings import MOST_DEADLINE_MS, Settings, SettingsError
-from server.standing import Notice
-from server.warm_up import warm_up
+from server.memory import trim
+from server.opening import configured, open_route
+from server.retired import Name, Retired
+from server.routes import AnyRoutes, Route, RouteTable, Unavailable, slot_of
+from server.series_budget import SeriesBudget
+from server.settings import Settings
+from server.swap_counters import SwapCounters
+from server.wanted import wanted_versions, why_not
 
 FOLD_SECONDS: Final = 0.05
 """How often it is looked whether counted rows should be folded; a full ring folds itself."""
-
-PATIENCE: Final = 4
-"""A deadline is so many times the latency that the owner promises for 99 of 100 requests."""
-DEFAULT_DEADLINE_MS: Final = 1_000.0
-
-OPENING: Final = "it is being opened"
-WHY_NOT: Final = "it did not pass its checks"
-TOO_MANY_SERIES: Final = "its metrics have more series than there is room for"
-NO_VERSION: Final = "the store does not say, or not readably, which version of it is live"
 
 Change = Callable[[AnyRoutes], AnyRoutes]
 """Makes the next table out of the current one."""
@@ -58,6 +42,13 @@ Keep = Callable[[int], Awaitable[None]]
 """Puts on the disk what is to survive, with the generation that it belongs to."""
 
 _log = logger("runtime")
+
+
+class Prepared(NamedTuple):
+    """A bundle that can be put into the route table, and what its gate found."""
+
+    route: Any
+    report: GateReport
 
 
 class CannotReplace(Exception):
@@ -117,6 +108,30 @@ class Runtime(Protocol):
         """
         ...
 
+    @property
+    def swaps(self) -> SwapCounters:
+        """What the metrics say of swaps; whoever does them counts them."""
+        ...
+
+    async def prepare(self, model: str, version: str) -> Prepared:
+        """Examines a version of the store in a process of its own, and makes it ready to be routed.
+
+        Raises:
+            ServingError: it cannot be served, or has no room; the message says why.
+        """
+        ...
+
+    def discard(self, route: Any) -> None:
+        """Lets a prepared route go that nobody has tried to publish."""
+        ...
+
+    async def settled(self, limit_seconds: float) -> bool:
+        """Waits until nobody holds a bundle any more that is in no table; whether it came to that.
+
+        Requests that are under way hold the bundle that they picked.
+        """
+        ...
+
     async def publish(self, change: Change, keep: Keep) -> None:
         """Routes every request that begins after it returns by the changed table.
 
@@ -143,11 +158,19 @@ class Runtime(Protocol):
 class InProcessRuntime:
     """One process, one event loop: serves, counts and answers for itself.
 
+    Args:
+        settings: of the server.
+        facts: that were read from the state folder.
+        events: the log.
+        core: the path of requests.
+        http: counters of requests, also of those that reach no bundle.
+
     Attributes:
         core: the path of requests; it holds the route table.
-        http: counters of requests, also of those that reach no bundle.
+        http: counters of requests.
         phase: where the server is in its life.
         has_ended: whether nothing goes on in its thread, after `stop`.
+        swaps: see `Runtime`.
     """
 
     def __init__(
@@ -166,8 +189,14 @@ class InProcessRuntime:
         self.core = core or Core(settings)
         self.http = http or HttpCounters()
         self.phase = Phase.STARTING
+        self.swaps = SwapCounters()
         self._exposition = Exposition([self.http])
         self._budget = SeriesBudget(settings.max_series)
+        self._retired = Retired()
+        self._generation = facts.generation
+        self._publishing = asyncio.Lock()
+        self._still_held = 0
+        self._is_settled = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = threading.Event()
         self._seldom = Seldom()
@@ -198,22 +227,59 @@ class InProcessRuntime:
 
     async def publish(self, change: Change, keep: Keep) -> None:
         """Routes every request that begins after it returns by the changed table."""
-        await keep(self.routes.generation + 1)
-        # Made now: other models may have been opened while the disk was waited for.
-        table: Any = change(self.routes)
-        self.core.routes = table
+        async with self._publishing:
+            self._generation += 1  # never twice, also after one that came to nothing
+            table: Any = replace(change(self.routes), generation=self._generation)
+            await keep(table.generation)
+            gone = table.lacks(self.routes)
+            self.core.routes = table
+        while gone:
+            self._let_go(gone.pop())
+
+    async def prepare(self, model: str, version: str) -> Prepared:
+        """Examines a version in a process of its own, opens it and warms it up."""
+        store = Store(self.settings.store)
+        found = await asyncio.to_thread(open_route, store, model, version, self._stopping)
+        facts = self._facts if self.phase is Phase.STARTING else NO_FACTS
+        route = configured(found.route, self.settings, facts)
+        series = [each.series for each in self.routes.loaded]
+        gone = self._retired.series({*names_of(self.routes), (model, version)})
+        self._budget.check(model, version, route.series, [*series, *gone])
+        return Prepared(route, found.report)
+
+    def discard(self, route: Route) -> None:
+        """Nothing is to be done: it goes with the last who holds it."""
+
+    async def settled(self, limit_seconds: float) -> bool:
+        """Waits until the bundles are gone that are in no table."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_seconds):
+                while self._still_held:
+                    self._is_settled.clear()
+                    await self._is_settled.wait()
+        return not self._still_held
 
     def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of a scrape."""
         form = negotiated(accept)
         exposed: list[Exposed] = []
-        for route in self.routes.live.values():
+        for route in self.routes.loaded:
             route.notice.queued(self.core.queued(route))
-            exposed.append(Exposed(route.series, [route.counter.region], route.forced))
-        return form.content_type, self._exposition.page(exposed, form, self._budget.page())
+            exposed.append(
+                Exposed(
+                    route.series,
+                    [route.counter.region],
+                    route.forced,
+                    slot_of(route, self.routes),
+                    self._retired.past(name_of(route), route.bundle.digest),
+                )
+            )
+        exposed += self._retired.exposed(names_of(self.routes))
+        more = self._budget.page(), self.swaps.page(self.routes.generation)
+        return form.content_type, self._exposition.page(exposed, form, *more)
 
     async def start(self) -> None:
-        """Opens the live version of every model of the store, and begins to fold.
+        """Opens the live version of every model, and begins to fold.
 
         One that cannot be opened does not take down the others: its requests are answered 503.
 
@@ -223,9 +289,9 @@ class InProcessRuntime:
             StoreError: there is no store, or no model in it.
         """
         self.core.start_runner(self.http.vitals)
-        found = await asyncio.to_thread(wanted_versions, self.settings)
+        found = await asyncio.to_thread(wanted_versions, self.settings, self._facts)
         unavailable = {each.model: each for each in found}
-        self.core.routes = RouteTable(self._facts.generation, unavailable=unavailable)
+        self.core.routes = RouteTable(self._generation, unavailable=unavailable)
         for each in found:
             if each.version is not None and not self._stopping.is_set():
                 await self._open(each.model, each.version)
@@ -251,18 +317,14 @@ class InProcessRuntime:
             self._timer.cancel()
         if self.core.runner is not None:
             self.has_ended = await self.core.runner.stop()
-        for route in self.routes.live.values():
+        for route in self.routes.loaded:
             while route.counter.pending:
                 route.counter.fold()
 
     async def _open(self, name: str, version: str) -> None:
         """Puts a model into the table, as a route or with the reason why there is none."""
         try:
-            route = await asyncio.to_thread(
-                open_route, Store(self.settings.store), name, version, self._stopping
-            )
-            others = [route.series for route in self.routes.live.values()]
-            self._budget.check(name, version, route.series, others)
+            route, _ = await self.prepare(name, version)
         except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
             if self._stopping.is_set():
                 return
@@ -270,12 +332,27 @@ class InProcessRuntime:
             trace = None if isinstance(error, ServingError) else error
             facts = {"model": name, "version": version, "reason": str(error)}
             _log.error("model_not_loaded", **facts, exc_info=trace)
-            self.core.routes = self.routes.without(Unavailable(name, version, why_not(error)))
+            missing = Unavailable(name, version, why_not(error))
+            await self.publish(lambda table: table.without(missing), keep_nothing)
             self._tell("model_not_loaded", name, version, reason=str(error))
         else:
             _log.info("model_loaded", model=name, version=version, digest=route.bundle.digest[:12])
-            self.core.routes = self.routes.with_route(configured(route, self.settings, self._facts))
+            await self.publish(lambda table: table.with_route(route), keep_nothing)
             self._tell("model_loaded", name, version, digest=route.bundle.digest)
+
+    def _let_go(self, route: Route) -> None:
+        """Keeps what was counted for a route that is in no table; its bundle goes when it can."""
+        key, loop = object(), asyncio.get_running_loop()
+        regions = [route.counter.region]
+        self._retired.add(key, name_of(route), route.bundle.digest, route.series, regions)
+        self._still_held += 1
+        when_gone(route.bundle, loop, lambda: self._is_gone(key))
+
+    def _is_gone(self, key: object) -> None:
+        self._retired.close(key)
+        self._still_held -= 1
+        asyncio.get_running_loop().run_in_executor(None, trim)
+        self._is_settled.set()
 
     def _tell(self, kind: str, model: str, version: str, **facts: str) -> None:
         if self._events is not None:
@@ -288,7 +365,7 @@ class InProcessRuntime:
         """One fold a model and turn of the loop, until none is due; then a rest."""
         is_more_due = False
         try:
-            for route in self.routes.live.values():
+            for route in self.routes.loaded:
                 if route.counter.due():
                     route.counter.fold()
                     is_more_due = True
@@ -308,155 +385,25 @@ class InProcessRuntime:
             _log.error("fold_failed", **facts)
 
 
-def why_not(error: Exception) -> str:
-    """What callers are told of a model that was not loaded."""
-    return TOO_MANY_SERIES if isinstance(error, TooManySeries) else WHY_NOT
+async def keep_nothing(_: int) -> None:
+    """What is opened at the start is kept by who started it."""
 
 
-def wanted_versions(settings: Settings) -> list[Unavailable]:
-    """What is to be opened, see `live_versions`, if the settings fit it.
-
-    Raises:
-        NothingLive, StoreError: see `live_versions`.
-        SettingsError: a rung is forced of a model that is not there.
-    """
-    found = live_versions(Store(settings.store))
-    names = sorted(each.model for each in found)
-    for name in settings.forced_rungs:
-        if name not in names:
-            raise SettingsError(
-                f"--force names the model {name!r}, which the store has not; it has "
-                f"{', '.join(names)}"
-            )
-    for name in set(settings.required_models or ()) - set(names):
-        _log.warning("required_model_not_in_store", model=name)
-    return found
+def name_of(route: Any) -> Name:
+    """Model and version."""
+    return route.bundle.name, route.bundle.version
 
 
-def live_versions(store: Store) -> list[Unavailable]:
-    """What is to be opened: of each model the version that the store wishes, or the only one.
-
-    A model for which that cannot be found out has no version, and a reason.
-
-    Raises:
-        NothingLive: a model has several versions and nobody has said which is live.
-        StoreError: there is no store, or no model in it.
-    """
-    names = store.names()
-    if not names:
-        raise StoreError(
-            f"the store {store.root} has no model in it; pack one into it, or name another store "
-            "with --store"
-        )
-    return [_live_version(store, name) for name in names]
+def names_of(routes: AnyRoutes) -> set[Name]:
+    """Models and versions that are loaded."""
+    return {name_of(route) for route in routes.loaded}
 
 
-def _live_version(store: Store, name: str) -> Unavailable:
-    try:
-        return Unavailable(name, store.resolve(name), OPENING)
-    except NothingLive:
-        raise
-    except (ServingError, OSError) as error:
-        _log.error("model_not_loaded", model=name, version=None, reason=str(error))
-        return Unavailable(name, None, NO_VERSION)
+def when_gone(held: Any, loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
+    """Calls something on the loop when nobody holds an object any more, in whatever thread."""
 
+    def soon() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(then)
 
-def open_route(store: Store, name: str, version: str, cancelled: threading.Event) -> Route:
-    """A bundle that has passed its gate in another process, opened and warmed up here.
-
-    Args:
-        store: that has it.
-        name: of the model.
-        version: of the model.
-        cancelled: ends its gate early when it is set.
-
-    Raises:
-        BundleError: it cannot be served; the message says why and what to do.
-    """
-    report = run_gate(store.folder(name, version), cancelled=cancelled)
-    bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
-    return warm_up(make_route(bundle, curve(report.run_seconds)))
-
-
-def make_route(bundle: Bundle, cost: RunCost, region: Region | None = None) -> Route:
-    """A bundle with its counters.
-
-    Args:
-        bundle: that is to serve.
-        cost: of its runs, by their rows, as its gate measured them.
-        region: where its rows are counted; None for fresh memory of this process.
-    """
-    region = region or Region.anonymous(layout_of(bundle))
-    notice = Notice(region)
-    return Route(
-        bundle,
-        AnswerWriter(bundle),
-        Counter(region),
-        cost if bundle.batch_exact else one_by_one(cost),
-        ModelSeries(region.layout, facts_of(bundle)),
-        [output.kind in ("probability", "value") for output in bundle.outputs] == [True],
-        NoteWriter(bundle),
-        notice,
-        breaker=Breaker(notice.breaker),
-    )
-
-
-def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
-    """The route as the settings want it: deadline and forced rung.
-
-    Raises:
-        SettingsError: the bundle has no such rung.
-    """
-    forced = forced_rung(route.bundle, settings, facts)
-    return replace(route, forced=forced, deadline_ns=deadline_ns_of(route.bundle, settings))
-
-
-def forced_rung(bundle: Named, settings: Settings, facts: StateFacts) -> Forced | None:
-    """The rung that a setting forces; where none does, what an operator said before a restart.
-
-    Raises:
-        SettingsError: the bundle has no such rung.
-    """
-    forced = settings.forced_rungs.get(bundle.name)
-    forced = forced or facts.forced_rung(bundle.name, bundle.version, time.time())
-    if forced == "baseline" and bundle.manifest.baseline is None:
-        raise SettingsError(
-            f"--force {bundle.name}=baseline: version {bundle.version} of {bundle.name!r} has no "
-            "baseline; it has rules. Force them, or pack the model with a baseline"
-        )
-    return forced
-
-
-def deadline_ns_of(bundle: Bundle, settings: Settings) -> int:
-    """How long callers of a bundle wait, who do not say it themselves."""
-    objective = bundle.manifest.objectives.latency_seconds
-    ms = settings.deadline_ms or DEFAULT_DEADLINE_MS
-    if settings.deadline_ms is None and objective is not None:
-        ms = min(max(1.0, PATIENCE * objective * 1e3), MOST_DEADLINE_MS)
-    return round(ms * 1e6)
-
-
-def layout_of(bundle: Bundle) -> Layout:
-    """Where the counters of a bundle lie."""
-    return Layout(
-        bundle.name,
-        bundle.version,
-        field_names=[field.name for field in bundle.fields],
-        measures=bundle.measures,
-        decisions=bundle.ladder.decisions.names,
-        notes=notes_of(bundle),
-        objective_seconds=bundle.manifest.objectives.latency_seconds,
-    )
-
-
-def facts_of(bundle: Bundle) -> Facts:
-    """What the metrics say of a bundle that was loaded just now."""
-    packed_at = bundle.manifest.training.packed_at
-    return Facts(
-        digest=bundle.digest,
-        features=bundle.manifest.features.identity,
-        onnxruntime=onnxruntime_version,
-        owner=bundle.manifest.owner,
-        loaded=time.time(),
-        trained=datetime.fromisoformat(packed_at).timestamp() if packed_at else None,
-    )
+    weakref.finalize(held, soon).atexit = False

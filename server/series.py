@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from models.drift import shares
 from models.measures import Measure
-from models.vocabulary import BREAKER_STATES, OUTCOMES, REASONS, RUNGS, STAGES, TROUBLES
+from models.vocabulary import (
+    BREAKER_STATES,
+    OUTCOMES,
+    REASONS,
+    RUNGS,
+    SLOTS,
+    STAGES,
+    TROUBLES,
+)
 from server import catalogue, notes
 from server.catalogue import Metric
 from server.http_counters import HttpCounters
@@ -87,7 +95,11 @@ class ModelSeries:
         self.n_series = sum(lines.count("\n") for lines in empty.values())
 
     def render(
-        self, totals: Totals, standing: Standing = AT_REST, forced: str | None = None
+        self,
+        totals: Totals,
+        standing: Standing = AT_REST,
+        forced: str | None = None,
+        slot: str | None = "live",
     ) -> Page:
         """Fills in the numbers.
 
@@ -95,12 +107,13 @@ class ModelSeries:
             totals: of the same layout.
             standing: of its breakers and runners.
             forced: the rung that its rows are forced to, if any.
+            slot: what it is to its model; None when it is not loaded any more.
         """
         page = {
             metric.name: template % tuple(numbers(totals))
             for metric, template, numbers in self._blocks
         }
-        for name, numbers in _standing_numbers(standing, forced):
+        for name, numbers in _standing_numbers(standing, forced, slot):
             page[name] = self._standing[name] % numbers
         return self._constant | page
 
@@ -280,6 +293,7 @@ def _standing_templates(layout: Layout) -> Page:
             (catalogue.BREAKER_STATE, (BREAKER_STATES,)),
             (catalogue.BREAKER_OPENINGS, ()),
             (catalogue.FORCED_RUNG, (RUNGS,)),
+            (catalogue.MODEL_SLOT, (SLOTS,)),
         )
     }
     bounds = [float(bound) for bound in BATCH_BOUNDS]
@@ -288,7 +302,7 @@ def _standing_templates(layout: Layout) -> Page:
 
 
 def _standing_numbers(
-    standing: Standing, forced: str | None
+    standing: Standing, forced: str | None, slot: str | None
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield catalogue.QUEUE_DEPTH.name, (standing.queued,)
     yield catalogue.QUEUE_ROWS.name, (standing.queued_rows,)
@@ -300,6 +314,7 @@ def _standing_numbers(
     yield catalogue.BREAKER_STATE.name, standing.breakers
     yield catalogue.BREAKER_OPENINGS.name, (standing.openings,)
     yield catalogue.FORCED_RUNG.name, tuple(int(rung == forced) for rung in RUNGS)
+    yield catalogue.MODEL_SLOT.name, tuple(int(each == slot) for each in SLOTS)
 
 
 # Series and their templates

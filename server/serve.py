@@ -23,6 +23,7 @@ from typing import Final, Literal
 
 import uvloop
 
+from models.store import Store
 from server import logs
 from server.apps import create_app
 from server.connections import protocol_for
@@ -109,7 +110,7 @@ class Serving:
             self.runtime = self._port = SupervisorRuntime(
                 settings, workers, data, facts, self.events, lock=lock
             )
-        self._desk = Desk(self.runtime, folder, facts, self.events)
+        self._desk = Desk(self.runtime, folder, facts, self.events, Store(settings.store))
         guard = Guard(settings, tokens, self.events)
         ops = create_ops_app(self.runtime, guard=guard, desk=self._desk)
         usual = protocol_for(settings.max_connections, settings.max_header_bytes)

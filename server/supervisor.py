@@ -5,46 +5,48 @@ the file of its counters, publishes route tables to the workers, and sums what t
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import threading
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from models.errors import ServingError
-from models.gate import run_gate
-from models.manifest import Manifest
-from models.planning import Forced
-from models.store import Store
 from models.vocabulary import REPLACEMENT_REASONS
 from server.board import Board, board_bytes, mapped, sealed_file
-from server.control import Held, Hold, Message, Missing, Now, Refuses, Table
+from server.control import Message, Now, Refuses, Settled
 from server.dealing import Dealing
 from server.events import EventLog
 from server.exposition import Exposed, Exposition, negotiated
-from server.facts import StateFacts
+from server.facts import NO_FACTS, StateFacts
 from server.fleet import Fleet
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import PATHS, HttpCounters
 from server.logs import logger
-from server.regions import Region, fold
-from server.routes import AnyRoutes, Routes, Unavailable
+from server.opening import forced_rung
+from server.regions import fold
+from server.retired import Retired
+from server.routes import AnyRoutes, Routes, Unavailable, slot_of
 from server.runtime import (
     CannotReplace,
     Change,
     Keep,
+    Prepared,
     WorkerStatus,
-    facts_of,
-    forced_rung,
-    layout_of,
-    wanted_versions,
-    why_not,
+    keep_nothing,
+    name_of,
+    names_of,
 )
 from server.series import ModelSeries
 from server.series_budget import SeriesBudget
-from server.settings import Settings
-from server.standing import leave, read_standing, state_of
+from server.settings import Settings, SettingsError
+from server.shared_routes import SharedRoute, examine, messages_of
+from server.standing import leave
+from server.swap_counters import SwapCounters
+from server.wanted import wanted_versions, why_not
 from server.worker_series import worker_page
 
 PATIENCE_SECONDS: Final = 30.0
@@ -58,47 +60,6 @@ _log = logger("supervisor")
 
 class NobodyHolds(ServingError):
     """A route table that no worker can hold; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What is told of a bundle that is open elsewhere."""
-
-    name: str
-    version: str
-    digest: str
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Breakers:
-    """The breakers of a bundle in all workers."""
-
-    regions: Sequence[Region]
-
-    @property
-    def state(self) -> str:
-        """The worst of theirs."""
-        return state_of(read_standing(self.regions))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SharedRoute:
-    """A bundle that workers answer for.
-
-    Attributes:
-        hold: what workers are told, so that they open it.
-        counters: descriptor of the file of its counters.
-        regions: the parts of it, one a slot.
-    """
-
-    bundle: Card
-    hold: Hold
-    series: ModelSeries
-    counters: int
-    regions: tuple[Region, ...]
-    breaker: Breakers
-    forced: Forced | None = None
 
 
 class SupervisorRuntime:
@@ -137,14 +98,18 @@ class SupervisorRuntime:
         self._facts = facts
         self._events = events
         self._slots = count + 1
+        self.swaps = SwapCounters()
         self._pending: AnyRoutes | None = None
+        self._deaths = 0
+        self._turn = 0
+        self._retired = Retired()
+        self._still_held: dict[int, tuple[int, SharedRoute]] = {}
         self._generation = facts.generation
         self._numbers = 0
         self._publishing = asyncio.Lock()
         self._stopping = threading.Event()
         self._telling: set[asyncio.Task[Any]] = set()
         self._refusals: dict[int, str] = {}
-        self._early_deaths = 0
         self._replaced: dict[str, int] = dict.fromkeys(REPLACEMENT_REASONS, 0)
         board = sealed_file("keelmark-board", board_bytes(self._slots))
         self._board = Board(board)
@@ -197,12 +162,20 @@ class SupervisorRuntime:
         """Content type and body of a scrape."""
         form = negotiated(accept)
         exposed = [
-            Exposed(route.series, route.regions, route.forced)
-            for route in self.routes.live.values()
+            Exposed(
+                route.series,
+                route.regions,
+                route.forced,
+                slot_of(route, self.routes),
+                self._retired.past(name_of(route), route.bundle.digest),
+            )
+            for route in self.routes.loaded
         ]
+        exposed += self._retired.exposed(names_of(self.routes))
         used = map(self.fleet.cpu_seconds, range(self._slots))
         page = worker_page(self.workers, used, self._replaced)
-        return form.content_type, self._exposition.page(exposed, form, page | self._budget.page())
+        page |= self._budget.page() | self.swaps.page(self.routes.generation)
+        return form.content_type, self._exposition.page(exposed, form, page)
 
     async def start(self) -> None:
         """Starts the workers, and has them open the live version of every model of the store.
@@ -210,9 +183,9 @@ class SupervisorRuntime:
         One that cannot be opened does not take down the others: its requests are answered 503.
 
         Raises:
-            NothingLive, StoreError, SettingsError: see `server.runtime.wanted_versions`.
+            NothingLive, StoreError, SettingsError: see `server.wanted.wanted_versions`.
         """
-        found = await asyncio.to_thread(wanted_versions, self._settings)
+        found = await asyncio.to_thread(wanted_versions, self._settings, self._facts)
         self.routes = Routes(self.routes.generation, {}, {each.model: each for each in found})
         self.fleet.start()
         await self.fleet.until(lambda: self.fleet.ready > 0 or self._stopping.is_set())
@@ -236,6 +209,10 @@ class SupervisorRuntime:
         self.phase = Phase.STOPPED
         if self._telling:
             await asyncio.wait(self._telling)
+        for route in self.routes.loaded:
+            os.close(route.counters)
+        for _, route in self._still_held.values():
+            os.close(route.counters)
         while self._files:
             os.close(self._files.pop())
 
@@ -257,61 +234,125 @@ class SupervisorRuntime:
         """
         async with self._publishing:
             self._generation += 1  # never twice, also after one that came to nothing
-            table = replace(change(self.routes), generation=self._generation)
-            self._pending = table
+            before, table = self.routes, replace(change(self.routes), generation=self._generation)
+            self._pending, self._deaths = table, 0
             try:
                 await self._hand_out(table)
                 await keep(table.generation)
+                self.routes = table
+                self._board.generation = table.generation
             finally:
                 self._pending = None
-            self.routes = table
-            self._board.generation = table.generation
+                self._settle(before, table)
 
     async def _hand_out(self, table: AnyRoutes) -> None:
-        before = self._early_deaths
-        self.fleet.hand_out(self._messages(table, known=self.routes), table.generation)
+        messages = messages_of(table, known=self.routes)
+        is_careful = self.phase is Phase.SERVING and len(messages) > 1
 
         def is_held() -> bool:
             told = [w for w in self.fleet.workers if w.state != "starting"]
             return bool(told) and all(w.holds >= table.generation for w in told)
 
         def is_hopeless() -> bool:
-            deaths = self._early_deaths - before
-            return table.generation in self._refusals or deaths > self._slots
+            if table.generation in self._refusals or self._stopping.is_set():
+                return True
+            return self._pending is None if is_careful else self._deaths > self._slots
 
-        await self.fleet.until(lambda: is_held() or is_hopeless() or (self._stopping.is_set()))
-        if not is_held():
+        if is_careful:  # one at a time: opening takes processor time, and might end a worker
+            for worker in self.fleet.workers:
+                self.fleet.hand_out(messages, table.generation, worker)
+                await self.fleet.until(
+                    lambda worker=worker: (
+                        worker.holds >= table.generation
+                        or not self.fleet.is_there(worker)
+                        or is_hopeless()
+                    )
+                )
+                if is_hopeless():
+                    break
+        else:
+            self.fleet.hand_out(messages, table.generation)
+        await self.fleet.until(lambda: is_held() or is_hopeless())
+        if self._pending is None or not is_held():
             why = self._refusals.get(table.generation, "workers ended while they opened it")
             raise NobodyHolds(f"no worker can serve it: {why}")
+
+    async def prepare(self, model: str, version: str) -> Prepared:
+        """Examines a version in a process of its own, and makes the file of its counters."""
+        self._numbers += 1
+        facts = self._facts if self.phase is Phase.STARTING else NO_FACTS
+        examined = partial(examine, self._settings, model, version, self._numbers, self._slots)
+        route, report = await asyncio.to_thread(examined, self._check_budget, self._stopping)
+        try:
+            route = replace(route, forced=forced_rung(route.bundle, self._settings, facts))
+        except SettingsError:
+            self.discard(route)
+            raise
+        return Prepared(route, report)
+
+    def discard(self, route: SharedRoute) -> None:
+        """Lets a prepared route go that nobody has tried to publish."""
+        os.close(route.counters)
+
+    async def settled(self, limit_seconds: float) -> bool:
+        """Waits until no worker holds a bundle any more that is in no table."""
+        with contextlib.suppress(TimeoutError):
+            gone = self.fleet.until(lambda: not self._still_held)
+            await asyncio.wait_for(gone, limit_seconds)
+        return not self._still_held
+
+    def _check_budget(self, model: str, version: str, series: ModelSeries) -> None:
+        loaded = [route.series for route in self.routes.loaded]
+        gone = self._retired.series({*names_of(self.routes), (model, version)})
+        self._budget.check(model, version, series, [*loaded, *gone])
 
     # what the fleet asks and tells
 
     def greetings(self) -> tuple[list[tuple[Message, list[int]]], int]:
         """The phase, the current table, and the one that is being published."""
         told: list[tuple[Message, list[int]]] = [(Now(self.phase.value), [])]
-        told += self._messages(self.routes)
+        told += messages_of(self.routes)
+        told.append((Settled(self.routes.generation, self._turn), []))
         if self._pending is None:
             return told, self.routes.generation
-        told += self._messages(self._pending, known=self.routes)
+        told += messages_of(self._pending, known=self.routes)
         return told, self._pending.generation
 
     def refused(self, refusal: Refuses) -> None:
         """A worker cannot hold a table."""
         self._refusals[refusal.generation] = refusal.reason
 
+    def released(self) -> None:
+        """Lets go of what no worker has open any more."""
+        done = min((worker.released for worker in self.fleet.workers), default=self._turn)
+        for number, (turn, route) in list(self._still_held.items()):
+            if done >= turn:
+                del self._still_held[number]
+                self._retired.close(number)
+                os.close(route.counters)
+
     def buried(self, slot: int) -> None:
         """Folds what the slot's last worker has committed."""
         tables = [table for table in (self.routes, self._pending) if table is not None]
-        routes = {route.counters: route for table in tables for route in table.live.values()}
+        routes = {route.hold.number: route for table in tables for route in table.loaded}
         for route in routes.values():
             region = route.regions[slot]
             while fold(region):
                 pass
             leave(region)
+        self.released()
 
-    def died_early(self) -> None:
-        """A worker has ended before it was ready."""
-        self._early_deaths += 1
+    def died(self, holds: int) -> None:
+        """A worker has ended by itself.
+
+        One may have been killed; two while they open bundles have died of them. Then successors are
+        not told of these.
+        """
+        if self._pending is None or holds >= self._pending.generation:
+            return
+        self._deaths += 1
+        if self._deaths > 1 and self.phase is Phase.SERVING:
+            self._pending = None
 
     def tell(self, kind: str, facts: dict[str, Any], who: str) -> None:
         """Writes an event without waiting for the disk."""
@@ -325,9 +366,8 @@ class SupervisorRuntime:
     async def _open(self, name: str, version: str) -> None:
         """Puts a model into the table, as a route or with the reason why there is none."""
         try:
-            route = await asyncio.to_thread(self._examined, name, version)
-            route = replace(route, forced=forced_rung(route.bundle, self._settings, self._facts))
-            await self.publish(lambda table: table.with_route(route), _nothing)
+            route, _ = await self.prepare(name, version)
+            await self.publish(lambda table: table.with_route(route), keep_nothing)
         except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
             if self._stopping.is_set():
                 return
@@ -335,7 +375,7 @@ class SupervisorRuntime:
             facts = {"model": name, "version": version, "reason": str(error)}
             _log.error("model_not_loaded", **facts, exc_info=trace)
             missing = Unavailable(name, version, why_not(error))
-            await self.publish(lambda table: table.without(missing), _nothing)
+            await self.publish(lambda table: table.without(missing), keep_nothing)
             await self._tell_of_model("model_not_loaded", name, version, reason=str(error))
         else:
             digest = route.bundle.digest
@@ -346,55 +386,18 @@ class SupervisorRuntime:
         told = {"version": version, **facts}
         await asyncio.to_thread(self._events.append, kind, model=model, facts=told)
 
-    def _examined(self, name: str, version: str) -> SharedRoute:
-        """A bundle that has passed its gate, with a file for its counters; in a thread.
-
-        It is opened here to see what is counted of it, and closed again.
-        """
-        store = Store(self._settings.store)
-        report = run_gate(store.folder(name, version), cancelled=self._stopping)
-        bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
-        layout = layout_of(bundle)
-        series = ModelSeries(layout, facts_of(bundle))
-        others = [route.series for route in self.routes.live.values()]
-        self._budget.check(name, version, series, others)
-        counters = sealed_file("keelmark-counters", layout.n_bytes * self._slots)
-        self._files.append(counters)
-        memory = mapped(counters)
-        regions = [Region(layout, memory, offset=layout.part(i)) for i in range(self._slots)]
-        for region in regions:
-            leave(region)
-        self._numbers += 1
-        hold = Hold(
-            number=self._numbers,
-            model=name,
-            version=version,
-            digest=report.digest,
-            batch_exact=report.batch_exact,
-            run_seconds=report.run_seconds,
-        )
-        return SharedRoute(
-            Card(bundle.name, bundle.version, bundle.digest, bundle.manifest),
-            hold,
-            series,
-            counters,
-            tuple(regions),
-            Breakers(regions),
-        )
-
-    def _messages(
-        self, table: AnyRoutes, known: AnyRoutes | None = None
-    ) -> list[tuple[Message, list[int]]]:
-        """What makes a worker hold a table, if it has the bundles of the `known` one."""
-        has = set() if known is None else {route.counters for route in known.live.values()}
-        live: list[SharedRoute] = list(table.live.values())
-        told: list[tuple[Message, list[int]]] = [
-            (route.hold, [route.counters]) for route in live if route.counters not in has
-        ]
-        held = [Held(route.hold.number, route.forced) for route in live]
-        missing = [Missing(m.model, m.version, m.why) for m in table.unavailable.values()]
-        message = Table(generation=table.generation, live=held, missing=missing)
-        return [*told, (message, [])]
+    def _settle(self, before: AnyRoutes, tried: AnyRoutes) -> None:
+        """Has workers let go of what is in the current table no more, or has never come into it."""
+        self._turn += 1
+        gone: dict[int, SharedRoute] = {}
+        for route in [*self.routes.lacks(before), *self.routes.lacks(tried)]:
+            gone[route.hold.number] = route
+        for route in self.routes.lacks(before):
+            key, digest = route.hold.number, route.bundle.digest
+            self._retired.add(key, name_of(route), digest, route.series, route.regions)
+        for number, route in gone.items():
+            self._still_held[number] = self._turn, route
+        self.fleet.say(Settled(self.routes.generation, self._turn))
 
     def _go_on(self, phase: Phase) -> None:
         self.phase = phase
@@ -407,7 +410,3 @@ class SupervisorRuntime:
         task = asyncio.get_running_loop().create_task(work)
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
-
-
-async def _nothing(_: int) -> None:
-    """What is opened at the start is kept by who started it."""

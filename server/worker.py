@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -32,6 +33,8 @@ from server.control import (
     Leave,
     Now,
     Refuses,
+    Released,
+    Settled,
     Stop,
     Table,
     receive,
@@ -42,12 +45,14 @@ from server.handing import take
 from server.health import Phase
 from server.http_counters import PATHS, HttpCounters
 from server.lanes import with_lane
+from server.memory import trim
 from server.moving import Mover, moving
+from server.opening import deadline_ns_of, layout_of, make_route
 from server.orphans import die_with
 from server.port import Server, port_config, settle_memory
 from server.regions import Region
-from server.routes import Route, RouteTable, Unavailable
-from server.runtime import InProcessRuntime, deadline_ns_of, layout_of, make_route
+from server.routes import Route, RouteTable, Second, Unavailable
+from server.runtime import InProcessRuntime, when_gone
 from server.settings import Settings
 from server.warm_up import warm_up
 
@@ -85,6 +90,11 @@ class SharedCore(Core):
         kept = {g: held for g, held in self._tables.items() if g >= now}
         self._tables = {**kept, table.generation: table}
 
+    def keep_only(self, generation: int) -> None:
+        """Lets every table go but this one, by which requests are routed."""
+        self._table = self._tables[generation]
+        self._tables = {generation: self._table}
+
 
 class WorkerRuntime(InProcessRuntime):
     """Serves what the supervisor says, counts into shared memory."""
@@ -94,6 +104,7 @@ class WorkerRuntime(InProcessRuntime):
         super().__init__(settings, core=SharedCore(settings, board), http=http)
         self._slot = begin.slot
         self._routes: dict[int, Route] = {}
+        self._when_free: list[Callable[[], None]] = []
 
     async def start(self) -> None:
         """Begins to fold; bundles are opened as they are named."""
@@ -111,9 +122,39 @@ class WorkerRuntime(InProcessRuntime):
 
     def hold_table(self, table: Table) -> None:
         """Keeps a table, whose bundles are open."""
-        live = {route.bundle.name: route for route in (self._as_held(held) for held in table.live)}
+        live = {route.bundle.name: route for route in map(self._as_held, table.live)}
         missing = {m.model: Unavailable(m.model, m.version, m.why) for m in table.missing}
-        self.core.routes = RouteTable(table.generation, live, missing)
+        second = {
+            route.bundle.name: Second(route, each.role, each.was_live)
+            for each, route in ((each, self._as_held(each.held)) for each in table.second)
+        }
+        self.core.routes = RouteTable(table.generation, live, missing, second)
+
+    def settle(self, generation: int, released: Callable[[], None]) -> None:
+        """Lets every table go but this one, and the bundles that it has not.
+
+        Args:
+            generation: of the table by which requests are routed.
+            released: is called when nobody holds such a bundle any more, in this loop.
+        """
+        core = self.core
+        assert isinstance(core, SharedCore)
+        core.keep_only(generation)
+        kept = {id(route.bundle) for route in core.routes.loaded}
+        loop = asyncio.get_running_loop()
+        for number in [n for n, route in self._routes.items() if id(route.bundle) not in kept]:
+            self._still_held += 1
+            when_gone(self._routes.pop(number).bundle, loop, self._is_free)
+        self._when_free.append(released)
+        loop.call_soon(self._tell_if_free)
+
+    def _is_free(self) -> None:
+        self._still_held -= 1
+        self._tell_if_free()
+
+    def _tell_if_free(self) -> None:
+        while self._when_free and not self._still_held:
+            self._when_free.pop(0)()
 
     def _as_held(self, held: Held) -> Route:
         route = self._routes[held.number]
@@ -185,7 +226,7 @@ class Worker:
         config = port_config(settings, lane, protocol)
         self._server = WorkerServer(config, settings)
         lane.under_way = self._server.server_state.tasks
-        self._opening: asyncio.Queue[tuple[Hold | Table, list[int]]] = asyncio.Queue()
+        self._opening: asyncio.Queue[tuple[Hold | Table | Settled, list[int]]] = asyncio.Queue()
         self._refused: dict[int, str] = {}
         self._hurry = asyncio.Event()
         self._ended = asyncio.Event()
@@ -200,6 +241,7 @@ class Worker:
         await self._server.is_up.wait()
         channel = Channel(self._control, self._on_message, partial(os._exit, 1))
         opening = asyncio.create_task(self._open_in_order(channel))
+        opening.add_done_callback(_end_if_it_failed)
         self._loop.add_reader(self._pair.fileno(), self._take)
         await self._ended.wait()
         opening.cancel()
@@ -218,7 +260,7 @@ class Worker:
 
     def _beat(self) -> None:
         self._board.beats(self._slot)
-        for route in self.runtime.routes.live.values():
+        for route in self.runtime.routes.loaded:
             route.notice.queued(self.runtime.core.queued(route))
         self._loop.call_later(BEAT_SECONDS, self._beat)
 
@@ -260,7 +302,7 @@ class Worker:
 
     def _on_message(self, message: Any, descriptors: list[int]) -> None:
         match message:
-            case Hold() | Table():
+            case Hold() | Table() | Settled():
                 self._opening.put_nowait((message, descriptors))
             case Now(phase):
                 self.runtime.phase = Phase(phase)
@@ -278,10 +320,13 @@ class Worker:
     async def _open_in_order(self, channel: Channel) -> None:
         while True:
             message, descriptors = await self._opening.get()
-            if isinstance(message, Hold):
-                await self._hold(message, descriptors[0])
-            else:
-                channel.send(self._held(message))
+            match message:
+                case Hold():
+                    await self._hold(message, descriptors[0])
+                case Table():
+                    channel.send(self._held(message))
+                case Settled(generation, turn):
+                    self.runtime.settle(generation, partial(self._released, channel, turn))
 
     async def _hold(self, asked: Hold, counters: int) -> None:
         try:
@@ -299,6 +344,13 @@ class Worker:
         self.runtime.hold_table(table)
         return Holds(table.generation)
 
+    def _released(self, channel: Channel, turn: int) -> None:
+        self._do(self._trim(channel, turn))
+
+    async def _trim(self, channel: Channel, turn: int) -> None:
+        await asyncio.to_thread(trim)
+        channel.send(Released(turn))
+
     async def _leave(self) -> None:
         """Gives back connections as they become idle; the rest is told to close."""
         self._mover.is_leaving = True
@@ -314,6 +366,14 @@ class Worker:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _end_if_it_failed(opening: asyncio.Task[None]) -> None:
+    """A worker that takes no tables any more must not go on: its successor does."""
+    if not opening.cancelled() and (error := opening.exception()) is not None:
+        _log.error("opening_failed", exc_info=error)
+        logs.flush()
+        os._exit(1)
 
 
 async def _run(begin: Begin, descriptors: list[int], control: socket.socket) -> bool:

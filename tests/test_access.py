@@ -40,6 +40,10 @@ ROUTES: dict[tuple[str, str], Row] = {
     ("POST", "/models/{model}/force-fallback"): Row(
         "operator", "/models/tiny/force-fallback", FORCE
     ),
+    ("POST", "/models/{model}/load"): Row("operator", "/models/tiny/load", {"version": "2"}),
+    ("POST", "/models/{model}/unload"): Row("operator", "/models/tiny/unload", {"version": "2"}),
+    ("POST", "/models/{model}/promote"): Row("operator", "/models/tiny/promote", {"version": "2"}),
+    ("POST", "/models/{model}/rollback"): Row("operator", "/models/tiny/rollback", {}),
     ("POST", "/workers/replace"): Row("operator", "/workers/replace", {}),
 }
 GUARDED = [route for route, row in ROUTES.items() if row.access != "open"]

@@ -67,7 +67,7 @@ async def test_models_are_warmed_up_before_callers_reach_them(
         warmed.append(route.bundle.name)
         return warm_up(route)
 
-    monkeypatch.setattr("server.runtime.warm_up", noted)
+    monkeypatch.setattr("server.opening.warm_up", noted)
     await runtime.start()
     await runtime.stop()
     assert warmed == list(runtime.routes.live) == [NAME]

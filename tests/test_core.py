@@ -22,11 +22,12 @@ from server.asked import Asked, Request
 from server.core import Core, by_route
 from server.cost import UNMEASURED, curve
 from server.iteration import FLUSH_REQUESTS, take
+from server.opening import make_route
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import Answer
 from server.regions import read_totals
 from server.routes import Route, RouteTable, Unavailable
-from server.runtime import InProcessRuntime, make_route
+from server.runtime import InProcessRuntime
 from server.settings import Settings
 from server.warm_up import warm_up
 from tests.tiny import GOOD, NAME, pack_tiny

@@ -18,10 +18,10 @@ from server.breaker import Breaker
 from server.core import Core
 from server.cost import curve
 from server.facts import NO_FACTS
+from server.opening import configured, make_route
 from server.pace import Pace
 from server.protocols.predict import decode
 from server.routes import Route
-from server.runtime import configured, make_route
 from server.settings import Settings, SettingsError
 from tests.in_thread import Client, Response, post, server_over
 from tests.open_loop import open_loop

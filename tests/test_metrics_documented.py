@@ -19,6 +19,7 @@ from server.regions import Region
 from server.runtime import WorkerStatus
 from server.series import Facts, ModelSeries
 from server.series_budget import SeriesBudget
+from server.swap_counters import SwapCounters
 from server.worker_series import worker_page
 from tests.counters import small_layout
 
@@ -77,7 +78,8 @@ def test_every_metric_is_on_the_page_and_nothing_else():
     own = WorkerStatus(slot=0, pid=1, state="ready", connections=2, memory_bytes=3, cpu_seconds=0.5)
     workers = worker_page([own], [0.5, 0.0], dict.fromkeys(REPLACEMENT_REASONS, 0))
     budget = SeriesBudget(50_000).page()
-    page = Exposition([HttpCounters()]).page([exposed], TEXT, workers, budget).decode()
+    swaps = SwapCounters().page(generation=3)
+    page = Exposition([HttpCounters()]).page([exposed], TEXT, workers, budget, swaps).decode()
     assert re.findall(r"^# TYPE (keelmark_\w+)", page, re.MULTILINE) == [m.name for m in METRICS]
     labels = {
         name: tuple(re.findall(r'(\w+)="', line))
@@ -98,7 +100,7 @@ def test_series_are_as_many_as_the_docs_say():
     series = ModelSeries(layout, Facts("ab", "flights@1+ab", "1.31.1", "team", 1.0, 0.5)).n_series
     measures, n_fields = layout.measures, len(layout.field_names)
     numbers = len(measures.with_moments)
-    said = 174 + 2 * measures.n_bins + 4 * n_fields + len(measures.measures) + 4 * numbers
+    said = 177 + 2 * measures.n_bins + 4 * n_fields + len(measures.measures) + 4 * numbers
     kinds = [kind for kind, *_ in layout.notes]
     said += sum(kinds.count(kind) for kind in (REPAIRED, CHECK, RULE, RULE_ERROR))
     assert abs(series - said) < 5

@@ -7,7 +7,7 @@ import pytest
 
 from models.store import Store
 from server.events import events_in
-from server.runtime import facts_of, layout_of
+from server.opening import facts_of, layout_of
 from server.series import ModelSeries
 from tests.in_thread import get, server_over
 from tests.tiny import GOOD, NAME, pack_tiny

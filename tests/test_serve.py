@@ -21,7 +21,8 @@ import pytest
 from models.store import Store
 from models.tensor_packing import pack_tensors
 from server.health import Phase
-from server.runtime import InProcessRuntime, make_route
+from server.opening import make_route
+from server.runtime import InProcessRuntime
 from server.settings import Settings
 from server.state_folder import StateFolder, running_server
 from tests.serving import Server, serving
@@ -288,7 +289,7 @@ def test_whatever_one_model_raises_the_others_serve(
             raise IndexError("odd")
         return make_route(bundle, cost)
 
-    monkeypatch.setattr("server.runtime.make_route", made)
+    monkeypatch.setattr("server.opening.make_route", made)
     runtime = InProcessRuntime(Settings(store=tmp_path))
 
     async def started_and_stopped() -> None:

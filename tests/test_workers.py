@@ -15,8 +15,9 @@ import pytest
 from server import supervisor
 from server.cli.ops_client import ServerSaysNo, call
 from server.events import events_in
+from server.runtime import Prepared
 from server.state_folder import running_server
-from server.supervisor import SharedRoute, SupervisorRuntime
+from server.supervisor import SupervisorRuntime
 from tests.in_thread import Connection, server_over
 from tests.serving import Server, serving, wait_until_ready
 from tests.tiny import GOOD, NAME, pack_tiny
@@ -283,15 +284,15 @@ def test_a_bundle_that_workers_cannot_open_does_not_take_down_the_others(
     store = tmp_path / "store"
     pack_tiny(store)
     pack_tiny(store, name="fleeting")
-    examined = SupervisorRuntime._examined
+    prepare = SupervisorRuntime.prepare
 
-    def examined_and_gone(self: SupervisorRuntime, name: str, version: str) -> SharedRoute:
-        route = examined(self, name, version)
+    async def prepared_and_gone(self: SupervisorRuntime, name: str, version: str) -> Prepared:
+        prepared = await prepare(self, name, version)
         if name == "fleeting":
             (store / name).rename(tmp_path / "away")
-        return route
+        return prepared
 
-    monkeypatch.setattr(SupervisorRuntime, "_examined", examined_and_gone)
+    monkeypatch.setattr(SupervisorRuntime, "prepare", prepared_and_gone)
     with server_over(store, tmp_path, workers=2) as server:
         for _ in range(4):
             assert server.predict(GOOD).status == 200

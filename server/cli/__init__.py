@@ -21,6 +21,7 @@ from server.cli import (
     publish,
     serve,
     status,
+    swaps,
     token,
     verify,
     workers,
@@ -49,6 +50,10 @@ app.command()(features.features)
 app.command()(publish.publish)
 app.command()(demo.demo)
 app.command()(status.status)
+app.command()(swaps.load)
+app.command()(swaps.promote)
+app.command()(swaps.rollback)
+app.command()(swaps.unload)
 app.command()(force_fallback.force_fallback)
 app.command()(events.events)
 app.add_typer(token.app, name="token")

@@ -18,7 +18,7 @@ def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson
         return
     head = f"keelmark {found['keelmark']}, {found['phase']}, generation {found['generation']}"
     rows = [_row(model) for model in found["models"]]
-    columns = ("model", "version", "state", "breaker", "who answers", "why")
+    columns = ("model", "version", "state", "breaker", "who answers", "beside it", "why")
     out().print(table(head, columns, rows))
     if found["workers"]:
         rows = [_worker(worker) for worker in found["workers"]]
@@ -40,4 +40,7 @@ def _row(model: dict[str, Any]) -> tuple[Any, ...]:
         until = f" until {said['expires']}" if said["expires"] else ""
         why = f"{said['by']} at {said['at']}{until}: {said['reason']}"
     answers = model["forced"] or ("model" if model["state"] == "live" else None)
-    return model["model"], model["version"], model["state"], model["breaker"], answers, why
+    second = model["second"]
+    beside = None if second is None else f"{second['version']} ({second['slot']})"
+    shown = model["model"], model["version"], model["state"], model["breaker"]
+    return *shown, answers, beside, why

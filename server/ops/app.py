@@ -11,8 +11,10 @@ from fastapi.responses import Response
 from server.apps import PROBED, health_response, speak_our_errors
 from server.events import events_in
 from server.ops.access import AccessRefused, Guard
-from server.ops.desk import Desk, ForceFallback, OperatorError, ReplaceWorkers
+from server.ops.desk import Desk, ForceFallback, ReplaceWorkers
+from server.ops.ledger import OperatorError
 from server.ops.status import status_of
+from server.ops.swaps import Load, Promote, Rollback, Unload
 from server.prediction_ids import PredictionIds
 from server.runtime import Runtime
 from server.tokens import Token
@@ -20,8 +22,8 @@ from server.tokens import Token
 NO_SUCH_PATH: Final = (
     "nothing is served at this path; there are GET /metrics, GET /health/live, GET /health/ready "
     "and GET /health/startup for everybody, GET /status and GET /events with a viewer's token, and "
-    "POST /models/{model}/force-fallback and POST /workers/replace with an operator's. Predictions "
-    "are on the data port."
+    "POST /models/{model}/load, unload, promote, rollback and force-fallback and POST "
+    "/workers/replace with an operator's. Predictions are on the data port."
 )
 LARGEST_BODY_BYTES: Final = 65_536
 MOST_EVENTS: Final = 1_000
@@ -111,6 +113,30 @@ def _add_operators_calls(app: FastAPI, guard: Guard, desk: Desk) -> None:
         """Sends the model's rows to a lower rung, or no longer."""
         asked = await _body_of(request, ForceFallback)
         return _json(await desk.force(model, asked, who=token.name))
+
+    @app.post("/models/{model}/load")
+    async def load(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Examines a version and opens it beside the live one; answers when that is done."""
+        asked = await _body_of(request, Load)
+        return _json(await desk.swaps.load(model, asked, who=token.name))
+
+    @app.post("/models/{model}/unload")
+    async def unload(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Empties the slot beside the live one."""
+        asked = await _body_of(request, Unload)
+        return _json(await desk.swaps.unload(model, asked, who=token.name))
+
+    @app.post("/models/{model}/promote")
+    async def promote(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Makes the candidate live, for every request that begins after the answer."""
+        asked = await _body_of(request, Promote)
+        return _json(await desk.swaps.promote(model, asked, who=token.name))
+
+    @app.post("/models/{model}/rollback")
+    async def rollback(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Makes the previous version live again."""
+        asked = await _body_of(request, Rollback)
+        return _json(await desk.swaps.rollback(model, asked, who=token.name))
 
     @app.post("/workers/replace")
     async def replace_workers(request: Request, token: Annotated[Token, operator]) -> Response:

@@ -1,8 +1,6 @@
 """Where operators' calls are taken: one at a time, each checked, written down, then done.
 
-The order of a change: whoever serves has the new route table, its facts are on the disk, the table
-is put into use, the event is written, the caller hears of it. A crash in between leaves what the
-facts say, which the next start does.
+See `server.ops.ledger` for the order of a change, and `server.ops.swaps` for those of slots.
 """
 
 import asyncio
@@ -16,26 +14,18 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from models.errors import ServingError
+from models.store import Store
 from server.events import EventLog
-from server.facts import ForcedFact, StateFacts, write_facts
+from server.facts import ForcedFact, StateFacts
 from server.logs import logger
+from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
+from server.ops.swaps import Swaps
 from server.routes import Forced, Served
 from server.runtime import CannotReplace, Runtime
 
-STATUS: Final = {"invalid": 400, "unknown_model": 404, "conflict": 409}
-LONGEST_REASON: Final = 500
 LONGEST_FORCED_SECONDS: Final = 7 * 86_400
 
 _log = logger("desk")
-
-
-class OperatorError(Exception):
-    """A call that cannot be done as asked; nothing was changed."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code: Final = code
-        self.status: Final = STATUS[code]
 
 
 class ForceFallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -93,7 +83,11 @@ class Desk:
         folder: the state folder.
         facts: that were read from it.
         events: the log.
+        store: that has the bundles.
         now: epoch seconds.
+
+    Attributes:
+        swaps: takes the calls that change which bundle answers.
     """
 
     def __init__(
@@ -102,41 +96,43 @@ class Desk:
         folder: Path,
         facts: StateFacts,
         events: EventLog,
+        store: Store,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.events: Final = events
         self._runtime = runtime
-        self._folder = folder
-        self._facts = facts
+        self._ledger = Ledger(runtime, folder, facts, events)
+        self.swaps: Final = Swaps(self._ledger, store)
         self._now = now
-        self._one_at_a_time = asyncio.Lock()
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def facts(self) -> StateFacts:
         """What operators have said, as it stands."""
-        return self._facts
+        return self._ledger.facts
 
     async def open(self) -> None:
         """Takes up what was said before a restart, now that the models are open."""
         now, routes = self._now(), self._runtime.routes
         left: dict[str, ForcedFact] = {}
-        for model, fact in self._facts.forced.items():
+        for model, fact in self.facts.forced.items():
             route = routes.live.get(model)
             if route is None:
                 continue
-            rung = self._facts.forced_rung(model, route.bundle.version, now)
+            rung = self.facts.forced_rung(model, route.bundle.version, now)
             if rung is not None and rung == route.forced:
                 left[model] = fact
-        for model, fact in self._facts.forced.items():
+        for model, fact in self.facts.forced.items():
             if model not in left:
                 why = "it expired, ended with its version, or a setting says otherwise"
                 await self._tell("server", model, fact.rung, None, {"reason": why})
-        await self._write(StateFacts(generation=routes.generation, forced=left))
+        facts = msgspec.structs.replace(self.facts, generation=routes.generation, forced=left)
+        await self._ledger.write(facts)
         for model, fact in left.items():
             self._end_later(model, fact)
+        await self.swaps.open()
 
     def close(self) -> None:
         """Forgets the timers; what expires while no server runs ends at the next start."""
@@ -150,7 +146,7 @@ class Desk:
             OperatorError: no such model, not loaded, no such rung, another generation, or no worker
                 can serve so.
         """
-        async with self._one_at_a_time:
+        async with self._ledger.changing:
             forcing = self._checked(model, asked, who)
             route = forcing.route
             done = Done(
@@ -189,12 +185,7 @@ class Desk:
             if missing is None:
                 raise OperatorError("unknown_model", routes.no_such(model))
             raise OperatorError("conflict", f"model {model!r} is not loaded: {missing.why}")
-        if asked.if_generation not in (None, routes.generation):
-            raise OperatorError(
-                "conflict",
-                f"the generation is {routes.generation}, not {asked.if_generation}: somebody has "
-                "changed something meanwhile. Look at `keelmark status`, and ask again.",
-            )
+        self._ledger.check_generation(asked.if_generation)
         if asked.rung == "baseline" and route.bundle.manifest.baseline is None:
             raise OperatorError(
                 "invalid",
@@ -219,30 +210,22 @@ class Desk:
         """Whether there is anything to do: another rung, or the same with another end."""
         if forcing.route.forced != forcing.asked.rung:
             return True
-        known = self._facts.forced.get(model)
+        known = self.facts.forced.get(model)
         return forcing.asked.expires_seconds is not None or (
             known is not None and known.expires is not None and forcing.asked.rung is not None
         )
 
     async def _do(self, model: str, forcing: _Forcing, who: str) -> None:
-        others = {name: fact for name, fact in self._facts.forced.items() if name != model}
+        others = {name: fact for name, fact in self.facts.forced.items() if name != model}
         forced = others if forcing.fact is None else {**others, model: forcing.fact}
         route = replace(forcing.route, forced=forcing.asked.rung)
-
-        async def keep(generation: int) -> None:
-            await self._write(StateFacts(generation=generation, forced=forced))
-
-        await self._runtime.publish(lambda table: table.with_route(route), keep)
+        await self._ledger.publish(lambda table: table.with_route(route), forced=forced)
         self._end_later(model, forcing.fact)
         generation = self._runtime.routes.generation
         facts: dict[str, Any] = {"reason": forcing.asked.reason, "generation": generation}
         if forcing.asked.expires_seconds is not None:
             facts["expires_seconds"] = forcing.asked.expires_seconds
         await self._tell(who, model, forcing.route.forced, forcing.asked.rung, facts)
-
-    async def _write(self, facts: StateFacts) -> None:
-        await asyncio.to_thread(write_facts, self._folder, facts)
-        self._facts = facts
 
     async def _tell(
         self,
@@ -254,7 +237,7 @@ class Desk:
     ) -> None:
         _log.warning("forced", model=model, before=before, after=after, who=who)
         words = {"who": who, "model": model, "before": before or "model", "after": after or "model"}
-        await asyncio.to_thread(self.events.append, "forced", **words, facts=facts)
+        await self._ledger.tell("forced", **words, facts=facts)
 
     def _end_later(self, model: str, fact: ForcedFact | None) -> None:
         if timer := self._ends.pop(model, None):
@@ -266,7 +249,7 @@ class Desk:
         self._ends[model] = loop.call_later(seconds, self._end, model, fact)
 
     def _end(self, model: str, fact: ForcedFact) -> None:
-        if self._facts.forced.get(model) is not fact:
+        if self.facts.forced.get(model) is not fact:
             return
         task = asyncio.create_task(self._expire(model))
         self._ending.add(task)

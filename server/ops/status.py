@@ -7,7 +7,7 @@ import msgspec
 
 from server.events import Head
 from server.facts import StateFacts
-from server.routes import Forced, Served
+from server.routes import Forced, Second, Served
 from server.runtime import Runtime, WorkerStatus
 from server.version import installed_version
 
@@ -17,6 +17,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         state: `live` or `not_loaded`; `why` says why not.
+        second: the candidate or the previous version, if one is loaded.
         forced: the highest rung that may answer, if an operator wants a lower one than the model.
         forced_by: who said so, when, why and until when; None for a setting.
     """
@@ -33,6 +34,17 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     breaker: str | None = None
     forced: Forced | None = None
     forced_by: dict[str, Any] | None = None
+    second: "SecondStatus | None" = None
+
+
+class SecondStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's second slot holds; `was_live` if it was rolled back from."""
+
+    version: str
+    slot: str
+    was_live: bool
+    digest: str
+    breaker: str
 
 
 class EventsHead(msgspec.Struct, frozen=True):
@@ -67,7 +79,10 @@ def status_of(runtime: Runtime, facts: StateFacts, head: Head) -> Status:
         phase=runtime.phase.value,
         generation=routes.generation,
         models=[
-            _live(routes.live[name], facts) if name in routes.live else _missing(runtime, name)
+            msgspec.structs.replace(
+                _live(routes.live[name], facts) if name in routes.live else _missing(runtime, name),
+                second=_second(routes.second.get(name)),
+            )
             for name in routes.names()
         ],
         workers=runtime.workers,
@@ -106,5 +121,19 @@ def _said(route: Served, facts: StateFacts) -> dict[str, Any] | None:
 
 
 def _missing(runtime: Runtime, name: str) -> ModelStatus:
-    missing = runtime.routes.unavailable[name]
+    missing = runtime.routes.unavailable.get(name)
+    if missing is None:
+        return ModelStatus(model=name, version=None, state="not_loaded", why="nothing is live yet")
     return ModelStatus(model=name, version=missing.version, state="not_loaded", why=missing.why)
+
+
+def _second(second: Second[Any] | None) -> SecondStatus | None:
+    if second is None:
+        return None
+    return SecondStatus(
+        version=second.version,
+        slot=second.role,
+        was_live=second.was_live,
+        digest=second.route.bundle.digest,
+        breaker=second.route.breaker.state,
+    )

@@ -1,0 +1,137 @@
+"""Opening a bundle for serving: through its gate, with its counters, warmed up."""
+
+import threading
+import time
+from dataclasses import replace
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from features.runtime import version as onnxruntime_version
+from models.bundle import Bundle
+from models.gate import GateReport, run_gate
+from models.planning import Forced
+from models.store import Store
+from server.breaker import Breaker
+from server.cost import RunCost, curve, one_by_one
+from server.facts import StateFacts
+from server.layout import Layout
+from server.notes import NoteWriter, notes_of
+from server.protocols.predict import AnswerWriter
+from server.regions import Counter, Region
+from server.routes import Named, Route
+from server.series import Facts, ModelSeries
+from server.settings import MOST_DEADLINE_MS, Settings, SettingsError
+from server.standing import Notice
+from server.warm_up import warm_up
+
+PATIENCE: Final = 4
+"""A deadline is so many times the latency that the owner promises for 99 of 100 requests."""
+DEFAULT_DEADLINE_MS: Final = 1_000.0
+
+
+class Opened(NamedTuple):
+    """A route, and what its bundle's gate found."""
+
+    route: Route
+    report: GateReport
+
+
+def open_route(store: Store, name: str, version: str, cancelled: threading.Event) -> Opened:
+    """A bundle that has passed its gate in another process, opened and warmed up here.
+
+    Args:
+        store: that has it.
+        name: of the model.
+        version: of the model.
+        cancelled: ends its gate early when it is set.
+
+    Raises:
+        BundleError: it cannot be served; the message says why and what to do.
+    """
+    report = run_gate(store.folder(name, version), cancelled=cancelled)
+    bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
+    return Opened(warm_up(make_route(bundle, curve(report.run_seconds))), report)
+
+
+def make_route(bundle: Bundle, cost: RunCost, region: Region | None = None) -> Route:
+    """A bundle with its counters.
+
+    Args:
+        bundle: that is to serve.
+        cost: of its runs, by their rows, as its gate measured them.
+        region: where its rows are counted; None for fresh memory of this process.
+    """
+    region = region or Region.anonymous(layout_of(bundle))
+    notice = Notice(region)
+    return Route(
+        bundle,
+        AnswerWriter(bundle),
+        Counter(region),
+        cost if bundle.batch_exact else one_by_one(cost),
+        ModelSeries(region.layout, facts_of(bundle)),
+        [output.kind in ("probability", "value") for output in bundle.outputs] == [True],
+        NoteWriter(bundle),
+        notice,
+        breaker=Breaker(notice.breaker),
+    )
+
+
+def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
+    """The route as the settings want it: deadline and forced rung.
+
+    Raises:
+        SettingsError: the bundle has no such rung.
+    """
+    forced = forced_rung(route.bundle, settings, facts)
+    return replace(route, forced=forced, deadline_ns=deadline_ns_of(route.bundle, settings))
+
+
+def forced_rung(bundle: Named, settings: Settings, facts: StateFacts) -> Forced | None:
+    """The rung that a setting forces; where none does, what an operator said before a restart.
+
+    Raises:
+        SettingsError: the bundle has no such rung.
+    """
+    forced = settings.forced_rungs.get(bundle.name)
+    forced = forced or facts.forced_rung(bundle.name, bundle.version, time.time())
+    if forced == "baseline" and bundle.manifest.baseline is None:
+        raise SettingsError(
+            f"--force {bundle.name}=baseline: version {bundle.version} of {bundle.name!r} has no "
+            "baseline; it has rules. Force them, or pack the model with a baseline"
+        )
+    return forced
+
+
+def deadline_ns_of(bundle: Bundle, settings: Settings) -> int:
+    """How long callers of a bundle wait, who do not say it themselves."""
+    objective = bundle.manifest.objectives.latency_seconds
+    ms = settings.deadline_ms or DEFAULT_DEADLINE_MS
+    if settings.deadline_ms is None and objective is not None:
+        ms = min(max(1.0, PATIENCE * objective * 1e3), MOST_DEADLINE_MS)
+    return round(ms * 1e6)
+
+
+def layout_of(bundle: Bundle) -> Layout:
+    """Where the counters of a bundle lie."""
+    return Layout(
+        bundle.name,
+        bundle.version,
+        field_names=[field.name for field in bundle.fields],
+        measures=bundle.measures,
+        decisions=bundle.ladder.decisions.names,
+        notes=notes_of(bundle),
+        objective_seconds=bundle.manifest.objectives.latency_seconds,
+    )
+
+
+def facts_of(bundle: Bundle) -> Facts:
+    """What the metrics say of a bundle that was loaded just now."""
+    packed_at = bundle.manifest.training.packed_at
+    return Facts(
+        digest=bundle.digest,
+        features=bundle.manifest.features.identity,
+        onnxruntime=onnxruntime_version,
+        owner=bundle.manifest.owner,
+        loaded=time.time(),
+        trained=datetime.fromisoformat(packed_at).timestamp() if packed_at else None,
+    )

@@ -1,0 +1,590 @@
+"""Loading, promoting, rolling back and unloading: what operators do with a model's two slots."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from models.contract import ContractDiff, diff, read_contract
+from models.errors import BundleError, BundleNotFound, ServingError
+from models.gate import GateReport
+from models.store import Store
+from server.events import shortened
+from server.facts import SecondFact, SlotsFact
+from server.health import Phase
+from server.logs import logger
+from server.memory import free_bytes
+from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
+from server.routes import AnyRoutes, Second
+from server.runtime import Change
+from server.settings import SettingsError
+
+MEMORY_BYTES: Final = 64 << 20
+MEMORY_RATIO: Final = 25
+"""What the verifying process takes at its peak: so much, and so many times the model's file."""
+RELEASE_SECONDS: Final = 5.0
+"""So long an unload waits for requests that hold the bundle; it is let go of when they end."""
+MOST_CHANGES: Final = 20
+"""Changes of a contract that an answer and an event name."""
+
+_log = logger("swaps")
+
+Reason = Annotated[str, msgspec.Meta(max_length=LONGEST_REASON)]
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the bodies of all these calls may have.
+
+    `if_generation` refuses the call where the route table has another generation; `dry_run` says
+    what would be done; `reason` stands in the event log.
+    """
+
+    reason: Reason = ""
+    if_generation: int | None = None
+    dry_run: bool = False
+
+
+class Load(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of a call to load a version as candidate.
+
+    `drop_previous` lets it take the slot of the previous version, to which nobody can roll back
+    then.
+    """
+
+    version: str
+    drop_previous: bool = False
+
+
+class Unload(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of a call to empty a model's second slot, which must hold this version."""
+
+    version: str
+
+
+class Promote(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of a call to make the candidate live.
+
+    `breaking` says that callers know of the changes that break some of their requests.
+    """
+
+    version: str
+    breaking: bool = False
+
+
+class Rollback(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of a call to make the previous version live again."""
+
+
+class Slots(msgspec.Struct, frozen=True, kw_only=True):
+    """The versions in a model's slots."""
+
+    live: str | None = None
+    candidate: str | None = None
+    previous: str | None = None
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What the verifying process found of a bundle that was loaded."""
+
+    digest: str
+    golden_rows: int
+    features_off_by_one: int
+    batch_exact: bool
+    open_seconds: float
+    resident_bytes: int
+    peak_bytes: int
+    row_seconds: float | None
+    network: str
+
+
+class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What callers of the live version would notice; `changes` are sentences, breaking ones first.
+
+    Attributes:
+        verdict: `compatible`, `breaking`, or `unknown` where the two cannot be compared.
+        more: changes that are not in the list.
+    """
+
+    verdict: str
+    changes: list[str]
+    more: int = 0
+
+
+class Swapped(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call came to; asked twice, nothing is changed the second time.
+
+    Attributes:
+        version: that it was about.
+        released: of an unload, whether its memory has been given back by now.
+    """
+
+    swap: str
+    model: str
+    version: str
+    before: Slots
+    after: Slots
+    generation: int
+    changed: bool
+    dry_run: bool = False
+    measured: Measured | None = None
+    contract: ContractShown | None = None
+    released: bool | None = None
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call under way."""
+
+    swap: str
+    model: str
+    who: str
+    asked: Asked
+    began: float
+
+
+class Swaps:
+    """Changes which bundle answers, on the loop that serves.
+
+    Args:
+        ledger: of the server.
+        store: that has the bundles.
+    """
+
+    def __init__(self, ledger: Ledger, store: Store) -> None:
+        self._ledger = ledger
+        self._runtime = ledger.runtime
+        self._store = store
+        self._loading: dict[str, str] = {}
+
+    async def open(self) -> None:
+        """Loads what second slots held before a restart, now that live models are open."""
+        for model, fact in self._ledger.facts.slots.items():
+            if fact.second is not None and self._runtime.phase is Phase.SERVING:
+                await self._reopen(model, fact, fact.second)
+
+    async def load(self, model: str, asked: Load, *, who: str) -> Swapped:
+        """Examines a version and opens it beside the live one.
+
+        Raises:
+            OperatorError: the slot is taken, the bundle does not pass, or it has no room.
+        """
+        async with self._called("load", model, asked, who) as call:
+            async with self._ledger.changing:
+                held, is_there = self._check_load(model, asked)
+                before = slots_of(self._runtime.routes, model)
+                done = self._outcome(call, asked.version, before, changed=not is_there)
+                if is_there or asked.dry_run:
+                    candidate = msgspec.structs.replace(
+                        before, candidate=asked.version, previous=None
+                    )
+                    return done if is_there else msgspec.structs.replace(done, after=candidate)
+                self._loading[model] = asked.version
+            try:
+                return await self._load(call, asked, held, done)
+            finally:
+                del self._loading[model]
+
+    async def unload(self, model: str, asked: Unload, *, who: str) -> Swapped:
+        """Empties the second slot, and waits for its memory.
+
+        Raises:
+            OperatorError: the version is live, or another is in the slot.
+        """
+        async with self._called("unload", model, asked, who) as call:
+            async with self._ledger.changing:
+                is_there = self._check_unload(model, asked)
+                before = slots_of(self._runtime.routes, model)
+                after = Slots(live=before.live) if is_there else before
+                done = self._outcome(call, asked.version, before, changed=is_there, after=after)
+                if asked.dry_run or not is_there:
+                    return done
+                await self._publish(
+                    lambda table: table.without_second(model), self._slots(model, None)
+                )
+                done = self._at_generation(done)
+                await self._tell("unloaded", call, done)
+            released = await self._runtime.settled(RELEASE_SECONDS)
+            return msgspec.structs.replace(done, released=released)
+
+    async def promote(self, model: str, asked: Promote, *, who: str) -> Swapped:
+        """Makes the candidate live: every request that begins after it returns is answered by it.
+
+        Raises:
+            OperatorError: it is not the candidate, or its contract is breaking.
+        """
+        async with self._called("promote", model, asked, who) as call, self._ledger.changing:
+            second = self._check_promote(model, asked)
+            before = slots_of(self._runtime.routes, model)
+            if second is None:
+                return self._outcome(call, asked.version, before, changed=False)
+            contract = await self._contract(before.live, model, asked.version)
+            if contract is not None and contract.verdict != "compatible" and not asked.breaking:
+                raise OperatorError("conflict", _breaking(model, before.live, asked, contract))
+            after = Slots(live=asked.version, previous=before.live)
+            done = self._outcome(call, asked.version, before, changed=True, after=after)
+            done = msgspec.structs.replace(done, contract=contract)
+            if asked.dry_run:
+                return done
+            was = None if before.live is None else SecondFact(version=before.live, role="previous")
+            await self._flip(model, "previous", SlotsFact(live=asked.version, second=was))
+            done = self._at_generation(done)
+            await self._tell("promoted", call, done)
+            return done
+
+    async def rollback(self, model: str, asked: Rollback, *, who: str) -> Swapped:
+        """Makes the previous version live again; what was live is a candidate then.
+
+        Raises:
+            OperatorError: there is no previous version.
+        """
+        async with self._called("rollback", model, asked, who) as call, self._ledger.changing:
+            second = self._check_rollback(model, asked)
+            before = slots_of(self._runtime.routes, model)
+            if second is None:
+                return self._outcome(call, before.live or "", before, changed=False)
+            version = second.version
+            after = Slots(live=version, candidate=before.live)
+            done = self._outcome(call, version, before, changed=True, after=after)
+            if asked.dry_run:
+                return done
+            was = None
+            if before.live is not None:
+                was = SecondFact(version=before.live, role="candidate", was_live=True)
+            await self._flip(model, "candidate", SlotsFact(live=version, second=was))
+            done = self._at_generation(done)
+            await self._tell("rolled_back", call, done)
+            return done
+
+    # what may be done
+
+    def _check(self, model: str, asked: Asked) -> None:
+        """What all calls need."""
+        if self._runtime.phase is not Phase.SERVING:
+            raise OperatorError(
+                "conflict", f"the server is {self._runtime.phase.value}; try again when it serves"
+            )
+        self._ledger.check_generation(asked.if_generation)
+
+    def _check_known(self, model: str, asked: Asked) -> None:
+        self._check(model, asked)
+        routes = self._runtime.routes
+        if model not in routes.names():
+            raise OperatorError("unknown_model", routes.no_such(model))
+
+    def _check_load(self, model: str, asked: Load) -> tuple[Second[Any] | None, bool]:
+        """What the second slot holds, and whether that is the version already, as candidate."""
+        self._check(model, asked)
+        if loading := self._loading.get(model):
+            raise OperatorError(
+                "conflict",
+                f"version {loading} of {model!r} is being loaded just now; wait until it is",
+            )
+        routes = self._runtime.routes
+        live, second = routes.live.get(model), routes.second.get(model)
+        if live is not None and live.bundle.version == asked.version:
+            raise OperatorError("conflict", f"version {asked.version} of {model!r} is live already")
+        if second is not None and second.version == asked.version:
+            if second.role == "candidate":
+                return second, True
+            raise OperatorError(
+                "conflict",
+                f"version {asked.version} of {model!r} is loaded as the previous one; `keelmark "
+                f"rollback {model}` makes it live again",
+            )
+        self._check_slot(model, second, asked)
+        self._check_in_store(model, asked.version)
+        return second, False
+
+    def _check_slot(self, model: str, second: Second[Any] | None, asked: Load) -> None:
+        if second is None:
+            return
+        if second.role == "candidate":
+            raise OperatorError(
+                "conflict",
+                f"version {second.version} of {model!r} is loaded as candidate, and there is one "
+                f"slot beside the live one. Promote it, or `keelmark unload {model} "
+                f"{second.version}` first",
+            )
+        if not asked.drop_previous:
+            raise OperatorError(
+                "conflict",
+                f"the second slot of {model!r} holds its previous version {second.version}, to "
+                f"which nobody could roll back any more. `--drop-previous` (drop_previous) takes "
+                "that into account",
+            )
+
+    def _check_in_store(self, model: str, version: str) -> None:
+        try:
+            self._store.folder(model, version)
+        except (ServingError, OSError) as error:
+            raise OperatorError("unknown_version", str(error)) from error
+
+    def _check_unload(self, model: str, asked: Unload) -> bool:
+        """Whether the version is in the second slot."""
+        self._check_known(model, asked)
+        routes = self._runtime.routes
+        live, second = routes.live.get(model), routes.second.get(model)
+        if live is not None and live.bundle.version == asked.version:
+            raise OperatorError(
+                "conflict",
+                f"version {asked.version} of {model!r} is live; promote another, or roll back",
+            )
+        return second is not None and second.version == asked.version
+
+    def _check_promote(self, model: str, asked: Promote) -> Second[Any] | None:
+        """The candidate; None if it is live already."""
+        self._check_known(model, asked)
+        routes = self._runtime.routes
+        live, second = routes.live.get(model), routes.second.get(model)
+        if live is not None and live.bundle.version == asked.version:
+            return None
+        if second is None or second.version != asked.version:
+            there = "empty" if second is None else f"{second.version} as {second.role}"
+            raise OperatorError(
+                "conflict",
+                f"version {asked.version} of {model!r} is not loaded (its second slot: {there}); "
+                f"`keelmark load {model} {asked.version}` first",
+            )
+        if second.role == "previous":
+            raise OperatorError(
+                "conflict",
+                f"version {asked.version} of {model!r} is the previous one; `keelmark rollback "
+                f"{model}` makes it live again",
+            )
+        return second
+
+    def _check_rollback(self, model: str, asked: Rollback) -> Second[Any] | None:
+        """The previous version; None if it has been rolled back to already."""
+        self._check_known(model, asked)
+        second = self._runtime.routes.second.get(model)
+        if second is not None and second.role == "previous":
+            return second
+        if second is not None and second.was_live:
+            return None
+        raise OperatorError(
+            "conflict",
+            f"{model!r} has no previous version loaded to roll back to; load the one you want and "
+            "promote it",
+        )
+
+    # doing it
+
+    async def _load(
+        self, call: _Call, asked: Load, held: Second[Any] | None, done: Swapped
+    ) -> Swapped:
+        model, version = call.model, asked.version
+        await asyncio.to_thread(self._check_memory, model, version)
+        contract = await self._contract(done.before.live, model, version)
+        try:
+            route, report = await self._runtime.prepare(model, version)
+        except Exception as error:
+            is_gone = isinstance(error, BundleNotFound)
+            code = "unknown_version" if is_gone else "bundle_refused"
+            raise OperatorError(code, _said(error)) from error
+        async with self._ledger.changing:
+            routes = self._runtime.routes
+            if routes.second.get(model) is not held or self._runtime.phase is not Phase.SERVING:
+                self._runtime.discard(route)
+                raise OperatorError(
+                    "conflict", f"somebody has changed {model!r} while {version} was being loaded"
+                )
+            live = routes.live.get(model)
+            if live is not None and live.bundle.version == version:
+                self._runtime.discard(route)
+                raise OperatorError("conflict", f"{version} of {model!r} has become live meanwhile")
+            second = Second(route, "candidate")
+            fact = SecondFact(version=version, role="candidate")
+            await self._publish(lambda table: table.with_second(second), self._slots(model, fact))
+            done = self._at_generation(done)
+            done = msgspec.structs.replace(
+                done,
+                after=slots_of(self._runtime.routes, model),
+                measured=measured(report),
+                contract=contract,
+            )
+            await self._tell("loaded", call, done)
+        return done
+
+    def _check_memory(self, model: str, version: str) -> None:
+        """Refuses before anything is started what has clearly no room."""
+        folder = self._store.folder(model, version)
+        size = sum(path.stat().st_size for path in folder.glob("*.onnx"))
+        needed, free = MEMORY_BYTES + MEMORY_RATIO * size, free_bytes()
+        if free is not None and free < needed:
+            raise OperatorError(
+                "conflict",
+                f"verifying {model}/{version} may take {needed >> 20} MB of memory, and "
+                f"{free >> 20} MB are free; unload what is not needed, or load it where there is "
+                "more",
+            )
+
+    async def _contract(self, live: str | None, model: str, version: str) -> ContractShown | None:
+        """What callers of the live version would notice; None where there is none."""
+        if live is None:
+            return None
+        try:
+            found = await asyncio.to_thread(self._diff, model, live, version)
+        except (BundleError, OSError) as error:
+            return ContractShown(verdict="unknown", changes=[str(error)])
+        ordered = sorted(found.changes, key=lambda change: not change.breaking)
+        sentences = [change.sentence for change in ordered]
+        more = max(0, len(sentences) - MOST_CHANGES)
+        return ContractShown(verdict=found.verdict, changes=sentences[:MOST_CHANGES], more=more)
+
+    def _diff(self, model: str, old: str, new: str) -> ContractDiff:
+        folders = (self._store.folder(model, old), self._store.folder(model, new))
+        return diff(*map(read_contract, folders))
+
+    async def _flip(self, model: str, role: Any, fact: SlotsFact) -> None:
+        """Exchanges the slots; what an operator forced ends with the version it was said of."""
+        facts = self._ledger.facts
+        forced = {name: said for name, said in facts.forced.items() if name != model}
+        is_forced = model in facts.forced
+
+        def change(table: AnyRoutes) -> AnyRoutes:
+            live = table.live.get(model)
+            if is_forced and live is not None:
+                table = table.with_route(replace(live, forced=None))
+            return table.flipped(model, role)
+
+        await self._publish(change, {**facts.slots, model: fact}, forced=forced)
+
+    async def _publish(self, change: Change, slots: dict[str, SlotsFact], **facts: Any) -> None:
+        try:
+            await self._ledger.publish(change, slots=slots, **facts)
+        except ServingError as error:
+            raise OperatorError("bundle_refused", str(error)) from error
+        except OSError as error:
+            raise OperatorError(
+                "conflict",
+                f"the state folder did not take it ({error.strerror}), and nothing was changed; "
+                "make room there, and ask again",
+            ) from error
+
+    async def _reopen(self, model: str, fact: SlotsFact, second: SecondFact) -> None:
+        """Takes up one second slot; where that cannot be, it is empty."""
+        try:
+            route, _ = await self._runtime.prepare(model, second.version)
+            held = Second(route, second.role, second.was_live)
+            await self._ledger.publish(lambda table: table.with_second(held))
+            words = {"version": second.version, "slot": second.role}
+            await self._ledger.tell("model_loaded", model=model, facts=words)
+        except Exception as error:  # noqa: BLE001  (what is live serves whatever this one raises)
+            _log.error("model_not_loaded", model=model, version=second.version, reason=str(error))
+            words = {"version": second.version, "slot": second.role, "reason": str(error)}
+            await self._ledger.tell("model_not_loaded", model=model, facts=words)
+            slots = {**self._ledger.facts.slots, model: SlotsFact(live=fact.live)}
+            await self._ledger.write(msgspec.structs.replace(self._ledger.facts, slots=slots))
+
+    # telling
+
+    @asynccontextmanager
+    async def _called(self, swap: str, model: str, asked: Asked, who: str) -> AsyncGenerator[_Call]:
+        """Counts a call, and tells of one that is refused."""
+        call = _Call(swap, model, who, asked, time.monotonic())
+        try:
+            yield call
+        except OperatorError as error:
+            if not asked.dry_run:
+                self._runtime.swaps.refused(swap)
+                facts = self._words(call) | {"code": error.code, "why": str(error)}
+                _log.warning("swap_refused", model=model, who=who, **facts)
+                await self._ledger.tell(
+                    "swap_refused", who=who, model=shortened(model), facts=facts
+                )
+            raise
+
+    async def _tell(self, kind: str, call: _Call, done: Swapped) -> None:
+        seconds = time.monotonic() - call.began
+        self._runtime.swaps.done(call.swap, seconds)
+        facts = self._words(call) | {"generation": done.generation, "seconds": round(seconds, 4)}
+        for name in ("measured", "contract"):
+            if (told := getattr(done, name)) is not None:
+                facts[name] = msgspec.to_builtins(told)
+        _log.info(kind, model=call.model, who=call.who, version=done.version)
+        shown = {"before": _short(done.before), "after": _short(done.after)}
+        await self._ledger.tell(kind, who=call.who, model=call.model, **shown, facts=facts)
+
+    def _words(self, call: _Call) -> dict[str, Any]:
+        words: dict[str, Any] = {"swap": call.swap}
+        version = getattr(call.asked, "version", None)
+        if version is not None:
+            words["version"] = shortened(version)
+        if call.asked.reason:
+            words["reason"] = call.asked.reason
+        return words
+
+    def _outcome(
+        self, call: _Call, version: str, before: Slots, *, changed: bool, after: Slots | None = None
+    ) -> Swapped:
+        return Swapped(
+            swap=call.swap,
+            model=call.model,
+            version=version,
+            before=before,
+            after=after or before,
+            generation=self._runtime.routes.generation,
+            changed=changed,
+            dry_run=call.asked.dry_run,
+        )
+
+    def _at_generation(self, done: Swapped) -> Swapped:
+        return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
+
+    def _slots(self, model: str, second: SecondFact | None) -> dict[str, SlotsFact]:
+        """The facts of all slots, with another second one of a model."""
+        routes = self._runtime.routes
+        live = routes.live.get(model)
+        missing = routes.unavailable.get(model)
+        version = live.bundle.version if live is not None else missing and missing.version
+        return {**self._ledger.facts.slots, model: SlotsFact(live=version, second=second)}
+
+
+def slots_of(routes: AnyRoutes, model: str) -> Slots:
+    """What a model's slots hold by a route table."""
+    live, second = routes.live.get(model), routes.second.get(model)
+    version = None if live is None else live.bundle.version
+    if second is None:
+        return Slots(live=version)
+    if second.role == "candidate":
+        return Slots(live=version, candidate=second.version)
+    return Slots(live=version, previous=second.version)
+
+
+def measured(report: GateReport) -> Measured:
+    """The part of a gate's report that an operator wants to see."""
+    return Measured(
+        digest=report.digest,
+        golden_rows=report.rows,
+        features_off_by_one=report.features_off_by_one,
+        batch_exact=report.batch_exact,
+        open_seconds=report.open_seconds,
+        resident_bytes=report.resident_bytes,
+        peak_bytes=report.peak_bytes,
+        row_seconds=report.run_seconds.get(1),
+        network=report.network,
+    )
+
+
+def _said(error: Exception) -> str:
+    """Of an error of ours the message says it all; of others its kind is to be known."""
+    is_ours = isinstance(error, ServingError | SettingsError)
+    return str(error) if is_ours else f"{type(error).__name__}: {error}"
+
+
+def _short(slots: Slots) -> dict[str, str]:
+    """The slots that hold something."""
+    return {name: text for name, text in msgspec.structs.asdict(slots).items() if text is not None}
+
+
+def _breaking(model: str, live: str | None, asked: Promote, contract: ContractShown) -> str:
+    points = "; ".join(contract.changes[:5]) + ("; …" if len(contract.changes) > 5 else "")
+    if contract.verdict == "unknown":
+        what = f"callers of {model}/{live} cannot be compared with {asked.version}: {points}"
+    else:
+        what = f"{asked.version} of {model!r} breaks callers of {live}: {points}"
+    return f"{what}. When they know of it, `--breaking` (breaking) promotes it all the same"

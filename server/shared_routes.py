@@ -1,0 +1,136 @@
+"""Routes that lead to workers: a bundle examined once, with a file for what all of them count."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from models.gate import GateReport, run_gate
+from models.manifest import Manifest
+from models.planning import Forced
+from models.store import Store
+from server.board import mapped, sealed_file
+from server.control import Held, HeldSecond, Hold, Message, Missing, Table
+from server.memory import trim
+from server.opening import facts_of, layout_of
+from server.regions import Region
+from server.routes import AnyRoutes
+from server.series import ModelSeries
+from server.settings import Settings
+from server.standing import leave, read_standing, state_of
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is told of a bundle that is open elsewhere."""
+
+    name: str
+    version: str
+    digest: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Breakers:
+    """The breakers of a bundle in all workers."""
+
+    regions: Sequence[Region]
+
+    @property
+    def state(self) -> str:
+        """The worst of theirs."""
+        return state_of(read_standing(self.regions))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedRoute:
+    """A bundle that workers answer for.
+
+    Attributes:
+        hold: what workers are told, so that they open it.
+        counters: descriptor of the file of its counters.
+        regions: the parts of it, one a slot.
+    """
+
+    bundle: Card
+    hold: Hold
+    series: ModelSeries
+    counters: int
+    regions: tuple[Region, ...]
+    breaker: Breakers
+    forced: Forced | None = None
+
+
+CheckSeries = Callable[[str, str, ModelSeries], None]
+"""Raises where the series of a version have no room."""
+
+
+def examine(
+    settings: Settings,
+    model: str,
+    version: str,
+    number: int,
+    slots: int,
+    check: CheckSeries,
+    cancelled: threading.Event,
+) -> tuple[SharedRoute, GateReport]:
+    """A bundle that has passed its gate, with a file for its counters; in a thread.
+
+    It is opened here to see what is counted of it, and closed again.
+
+    Args:
+        settings: of the server.
+        model: its name.
+        version: of the model.
+        number: by which workers know it.
+        slots: of workers.
+        check: whether its series have room.
+        cancelled: ends its gate early when it is set.
+
+    Raises:
+        BundleError: it cannot be served.
+    """
+    store = Store(settings.store)
+    report = run_gate(store.folder(model, version), cancelled=cancelled)
+    bundle = store.open(model, version, batch_exact=report.batch_exact, digest=report.digest)
+    layout = layout_of(bundle)
+    series = ModelSeries(layout, facts_of(bundle))
+    card = Card(bundle.name, bundle.version, bundle.digest, bundle.manifest)
+    del bundle
+    trim()
+    check(model, version, series)
+    counters = sealed_file("keelmark-counters", layout.n_bytes * slots)
+    memory = mapped(counters)
+    regions = tuple(Region(layout, memory, offset=layout.part(i)) for i in range(slots))
+    for region in regions:
+        leave(region)
+    hold = Hold(
+        number=number,
+        model=model,
+        version=version,
+        digest=report.digest,
+        batch_exact=report.batch_exact,
+        run_seconds=report.run_seconds,
+    )
+    return SharedRoute(card, hold, series, counters, regions, Breakers(regions)), report
+
+
+def messages_of(
+    table: AnyRoutes, known: AnyRoutes | None = None
+) -> list[tuple[Message, list[int]]]:
+    """What makes a worker hold a table, if it has the bundles of the `known` one."""
+    has = set() if known is None else {route.hold.number for route in known.loaded}
+    told: list[tuple[Message, list[int]]] = [
+        (route.hold, [route.counters]) for route in table.loaded if route.hold.number not in has
+    ]
+    seconds = [HeldSecond(_held(s.route), s.role, s.was_live) for s in table.second.values()]
+    message = Table(
+        generation=table.generation,
+        live=[_held(route) for route in table.live.values()],
+        second=seconds,
+        missing=[Missing(m.model, m.version, m.why) for m in table.unavailable.values()],
+    )
+    return [*told, (message, [])]
+
+
+def _held(route: SharedRoute) -> Held:
+    return Held(route.hold.number, route.forced)
