@@ -1,13 +1,16 @@
 """Opening bundles: what a good one is, and how every way of being a bad one is refused."""
 
+import errno
 import gc
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from features import number
 from features.runtime import Session
 from models.bundle import Bundle
 from models.errors import BundleCorrupt, BundleNotFound, FeaturesMismatch, FormatUnknown
-from models.manifest import MANIFEST, MODEL, REQUIRED
+from models.manifest import FEATURES, MANIFEST, MODEL, REQUIRED
 from tests.packed import copied, edited, features, packed, relisted, rewritten, trained, trips
 
 JSON_FILES = ("fallback.json", "features.json", "golden.json", "reference.json")
@@ -257,6 +260,45 @@ def test_a_model_that_changes_between_hashing_and_opening(
 
     monkeypatch.setattr("models.sessions.Session", opened)
     refused(folder, BundleCorrupt, MODEL, "changed while it was opened")
+
+
+def test_a_model_that_changes_while_it_is_hashed(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Somebody writes to it, whatever, after its last byte was read: the digest says nothing."""
+    path = folder / MODEL
+    content = path.read_bytes()
+
+    class Watching:
+        def __init__(self) -> None:
+            self.hash = hashlib.sha256()
+            self.read = b""
+
+        def update(self, piece: bytes) -> None:
+            self.hash.update(piece)
+            self.read += piece
+            if self.read == content:
+                path.write_bytes(content)
+
+        def hexdigest(self) -> str:
+            return self.hash.hexdigest()
+
+    def sha256(given: bytes | None = None) -> Any:
+        return Watching() if given is None else hashlib.sha256(given)
+
+    monkeypatch.setattr("models.integrity.hashlib", SimpleNamespace(sha256=sha256))
+    refused(folder, BundleCorrupt, MODEL, "changed while it was opened")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, MODEL, FEATURES])
+def test_a_file_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    opened = os.open
+
+    def forbidding(path: Any, *arguments: Any) -> int:
+        if Path(path).name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr("models.integrity.os.open", forbidding)
+    refused(folder, BundleCorrupt, f"{name} cannot be opened", "Permission denied")
 
 
 def test_another_bundle_than_the_one_that_was_examined(whole: Path):

@@ -276,3 +276,17 @@ def test_schemathesis_finds_a_missing_bound_of_a_field_that_is_rejected(
     ran = tried(server, "positive", *FAULT)
     assert ran.returncode == 1
     assert "Schema-valid request rejected" in ran.stdout
+
+
+def test_the_page_is_written_anew_for_another_route_table(
+    server: Client, monkeypatch: pytest.MonkeyPatch
+):
+    core = server.core
+    before, first = core.routes, server.send(get("/openapi.json")).json
+    monkeypatch.setattr("server.apps.document", lambda *_: {"of": "another table"})
+    assert server.send(get("/openapi.json")).json == first
+    server.call(setattr, core, "routes", before.with_route(next(iter(before.live.values()))))
+    try:
+        assert server.send(get("/openapi.json")).json == {"of": "another table"}
+    finally:
+        server.call(setattr, core, "routes", before)
