@@ -33,7 +33,8 @@ class Arm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         outcomes: rows by `vocabulary.OUTCOMES`.
         faults: rows that a lower rung answered for one of `FAULT_REASONS`.
         bounds: upper bounds of the latency buckets, seconds, ascending.
-        latency: requests in each, and one more for those above the last bound.
+        latency: requests in each, and one more for those above the last bound; measured alike for
+            both bundles, of a shadow the runs of both.
         outputs: per output the rows in each bin of this bundle's own training.
     """
 

@@ -15,6 +15,7 @@ that keeps its promises with a chance of at most `alpha`.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -24,8 +25,9 @@ from models.drift import MIN_ROWS
 from models.evidence import Evidence, added
 from models.manifest import Manifest, Share, Strict
 from models.reference import Reference
-from models.rollout_tests import Promises, Tests, afresh, counted, next_stage
+from models.rollout_tests import Excursion, Promises, Tests, afresh, counted, next_stage
 from models.rollout_verdicts import Reason, judged
+from models.shapes import WINDOW_SECONDS
 
 StageKind = Literal["shadow", "replay", "canary", "bake"]
 ActionKind = Literal["wait", "advance", "promote", "rollback", "hold", "finish"]
@@ -195,6 +197,7 @@ def promises_of(
         max_changed_decisions=max_changed_decisions,
         trained=_outputs(reference),
         live_trained=_outputs(live[1]),
+        usual=_usual(manifest, reference),
     )
 
 
@@ -202,6 +205,24 @@ def _outputs(reference: Reference) -> dict[str, tuple[int, ...]]:
     if reference.few_rows:
         return {}
     return {shape.of: shape.counts for shape in reference.shapes if shape.subject == "output"}
+
+
+def _usual(manifest: Manifest, reference: Reference) -> dict[str, tuple[Excursion, ...]]:
+    """How far windows of training were, by the rows that each length has; {} without times."""
+    training = manifest.training
+    if training.first is None or training.last is None:
+        return {}
+    span = datetime.fromisoformat(training.last) - datetime.fromisoformat(training.first)
+    a_second = training.rows / max(span.total_seconds(), 1.0)
+    return {
+        shape.of: tuple(
+            Excursion(rows=a_second * seconds, p95=noise.usual.p95, max=noise.usual.max)
+            for length, seconds in WINDOW_SECONDS.items()
+            if (noise := shape.windows.get(length)) is not None
+        )
+        for shape in reference.shapes
+        if shape.subject == "output"
+    }
 
 
 def begun(now: float) -> State:

@@ -33,6 +33,21 @@ Counts = tuple[int, ...]
 NOTHING: Final = (0.0,) * len(WORSE)
 
 
+class Excursion(Strict, frozen=True, kw_only=True):
+    """How far windows of the candidate's own training were from all of it: quantiles of their PSI.
+
+    `rows` is what such a window has on average.
+    """
+
+    rows: Annotated[float, Meta(gt=0)]
+    p95: float
+    max: float
+
+
+NOWHERE: Final = Excursion(rows=1e-9, p95=0.0, max=0.0)
+"""Of a training whose windows are not known."""
+
+
 class Promises(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a candidate is judged by.
 
@@ -44,6 +59,7 @@ class Promises(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         max_changed_decisions: share of rows that may be decided otherwise than by live; None for
             any.
         trained, live_trained: per output, the rows of each bin in the training of both.
+        usual: per output, by growing rows, how far the candidate's windows were in training.
         alpha: chance that a deploy rolls back a candidate that keeps all of it.
     """
 
@@ -54,6 +70,7 @@ class Promises(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_changed_decisions: Share | None = None
     trained: dict[str, Counts] = {}
     live_trained: dict[str, Counts] = {}
+    usual: dict[str, tuple[Excursion, ...]] = {}
     alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.001
 
     @property

@@ -15,10 +15,12 @@ ninth of the error that a whole deploy may have (Bonferroni).
 - Its outputs are **shifted** if their PSI from the candidate's own training is larger than the
   distance that live's have from live's training explains. The square root of a PSI is a distance,
   so the two are compared there: allowed is the square of sqrt(live's PSI) +
-  sqrt(`TOLERATED_SHIFT`), and chance is allowed for by `drift.psi_threshold`. It is looked at when
-  a stage has 200 rows and whenever they are half as many again; the k-th look of a deploy spends 1
-  / (k (k + 1)) of the test's error, which sums to 1 (K. K. G. Lan and D. L. DeMets, "Discrete
-  sequential boundaries for clinical trials", Biometrika 70, 1983).
+  sqrt(`TOLERATED_SHIFT`), and chance is allowed for by `drift.psi_threshold`. A better model may
+  react to what live does not see, such as the weather, so it must also be farther than any window
+  of its own training with about as many rows; farther than 95 % of them is a doubt. It is looked at
+  when a stage has 200 rows and whenever they are half as many again; the k-th look of a deploy
+  spends 1 / (k (k + 1)) of the test's error, which sums to 1 (K. K. G. Lan and D. L. DeMets,
+  "Discrete sequential boundaries for clinical trials", Biometrika 70, 1983).
 - Its decisions are **changed** too often only where the owner gave a bound.
 """
 
@@ -34,7 +36,9 @@ from models.evidence import Evidence, above_scaled, quantile
 from models.manifest import Strict
 from models.rollout_tests import (
     LATE_RATIO,
+    NOWHERE,
     TESTS,
+    Excursion,
     Looks,
     Promises,
     Slowness,
@@ -189,6 +193,13 @@ def _shifted(stage: Evidence, promises: Promises, looks: Looks) -> tuple[Found, 
     return found, looks
 
 
+def _excursion(promises: Promises, name: str, rows: int) -> Excursion:
+    """How far windows of so many rows were in training; of fewer, where all had more."""
+    known = promises.usual.get(name, ())
+    fitting = [one for one in known if one.rows <= rows] or known[:1]
+    return fitting[-1] if fitting else NOWHERE
+
+
 def _shift_of(name: str, stage: Evidence, promises: Promises, spent: float) -> Found:
     """One output; `spent` is the error of this look, 0 for none: then there are doubts only."""
     arms = (stage.candidate, promises.trained), (stage.live, promises.live_trained)
@@ -199,11 +210,13 @@ def _shift_of(name: str, stage: Evidence, promises: Promises, spent: float) -> F
             return []
         scores.append(psi(reference, counts))
     own, of_live = scores
-    allowed = (math.sqrt(of_live) + math.sqrt(TOLERATED_SHIFT)) ** 2
+    explained = (math.sqrt(of_live) + math.sqrt(TOLERATED_SHIFT)) ** 2
     rows, trained_rows = sum(stage.candidate.outputs[name]), sum(promises.trained[name])
     h = noise(rows, trained_rows, 1 / stage.candidate.together)
     bins = len(promises.trained[name])
-    doubtful = psi_threshold(bins, h, tolerance=allowed, z=Z_1_PERCENT)
+    usual = _excursion(promises, name, rows)
+    allowed = max(explained, usual.max)
+    doubtful = psi_threshold(bins, h, tolerance=max(explained, usual.p95), z=Z_1_PERCENT)
     proven = math.inf
     if spent:
         z = NormalDist().inv_cdf(1 - spent)
@@ -212,7 +225,8 @@ def _shift_of(name: str, stage: Evidence, promises: Promises, spent: float) -> F
         return []
     sentence = (
         f"output {name!r} is a PSI of {own:.3f} from the candidate's own training over {rows:,} "
-        f"rows; live's, a PSI of {of_live:.3f} from its training, explains up to {allowed:.3f}"
+        f"rows; live's, a PSI of {of_live:.3f} from its training, explains up to {explained:.3f}"
+        + (f", and so far was the candidate in training: {usual.max:.3f}" if usual.max else "")
         + (f", and chance up to {proven:.3f}" if spent else "")
     )
     return [(own > proven, Reason(kind="shifted", sentence=sentence))]

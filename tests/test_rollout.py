@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, get_args
 
 import msgspec
@@ -38,13 +39,15 @@ from models.rollout import (
     resumed,
     step,
 )
+from models.rollout_tests import Excursion, Looks, Tests
+from models.rollout_verdicts import judged
 from models.vocabulary import (
     OUTCOMES,
     ROLLOUT_ACTIONS,
     ROLLOUT_REASONS,
     ROLLOUT_STAGES,
 )
-from tests.rollouts import BOUNDS, PROMISES, Behaviour, World, deployed, deploys
+from tests.rollouts import BOUNDS, PROMISES, Behaviour, World, buckets, deployed, deploys
 
 SHORT = planned(
     PROMISES,
@@ -139,6 +142,10 @@ def test_a_candidate_is_judged_by_its_own_promises():
     assert promises.max_changed_decisions == 0.2
     assert sum(promises.trained["probability"]) > 1_000
     assert promises.trained == promises.live_trained
+    rows = [one.rows for one in promises.usual["probability"]]
+    assert rows == sorted(rows)
+    assert rows[2] == pytest.approx(105_475 / 120, rel=0.01)  # a day
+    assert all(one.p95 < one.max for one in promises.usual["probability"])
     bare = structs.replace(manifest, objectives=Objectives())
     few = structs.replace(reference, few_rows=True)
     usual = promises_of((bare, few), one)
@@ -281,6 +288,47 @@ def test_what_live_does_too_or_nobody_promised_is_no_fault(world: World):
     assert deployed(SHORT, world).action.kind == "finish"
 
 
+def usual(most: float) -> Plan:
+    """A plan for a candidate whose outputs went so far in training, within 500 rows and within
+    5,000 a tenth of it."""
+    windows = tuple(
+        Excursion(rows=rows, p95=share * most / 2, max=share * most)
+        for rows, share in ((500.0, 1.0), (5_000.0, 0.1))
+    )
+    return structs.replace(
+        SHORT, promises=structs.replace(PROMISES, usual={"probability": windows})
+    )
+
+
+def test_outputs_may_go_as_far_as_they_went_in_training():
+    """Beyond all of it is a fault; beyond most of it a doubt, for which more rows are waited."""
+    world = World(candidate=Behaviour(shift=0.8), rate=60.0, seed=8)
+    near, _ = next((one, now) for one, now in deploys(usual(3.0), world) if now == 20.0)
+    assert near.action.kind == "advance"
+    late = deployed(usual(3.0), World(candidate=Behaviour(shift=0.8), rate=400.0, seed=8))
+    assert [reason.kind for reason in late.action.reasons] == ["shifted"]
+    assert "so far was the candidate in training: 0.300" in late.action.reasons[0].sentence
+    world = World(candidate=Behaviour(shift=0.8), rate=60.0, seed=8)
+    doubted, _ = next((one, now) for one, now in deploys(usual(0.8), world) if now == 20.0)
+    assert (doubted.action.kind, doubted.action.reasons[0].kind) == ("wait", "shifted")
+
+
+def test_each_look_at_the_outputs_spends_less_of_the_error():
+    shifted = both(arm(0), arm(0))
+    skewed = structs.replace(arm(400), outputs={"probability": (220, *[20] * 9)})
+    stage = structs.replace(shifted, candidate=skewed, live=arm(400))
+
+    def by_chance(looks: int) -> float:
+        tests = Tests(looks=Looks(done=looks))
+        verdict = judged(tests, stage, PROMISES, alone=False)
+        assert verdict.tests.looks == Looks(done=looks + 1, at=600.0)
+        found = re.search(r"chance up to ([\d.]+)", verdict.against[0].sentence)
+        assert found
+        return float(found[1])
+
+    assert by_chance(0) < by_chance(1) < by_chance(10)
+
+
 def test_changed_decisions_gate_where_the_owner_gave_a_bound():
     bound = structs.replace(PROMISES, max_changed_decisions=0.1)
     plan = structs.replace(SHORT, promises=bound)
@@ -408,6 +456,15 @@ def test_requests_above_a_scaled_bound_are_between_those_of_its_neighbours(seed:
         most = counts.sum() if not lower else above(BOUNDS, counts.tolist(), lower)[0]
         assert above(BOUNDS, counts.tolist(), upper)[0] - 1e-9 <= number <= most + 1e-9
     assert np.all(np.diff(found) <= 1e-9)
+
+
+@pytest.mark.parametrize("median", [2.69e-3, 4e-3, 7e-3])
+def test_a_wide_bucket_is_divided_as_latencies_mostly_are(median: float):
+    """From 2.5 to 10 ms there is no bound; how many are above 5 ms comes from both ends."""
+    counts = 100_000 * buckets(Behaviour(median=median, spread=0.4))
+    found = above_scaled(BOUNDS, counts, 2.0, counts)[BOUNDS.index(0.01)]
+    true = 100_000 * (1 - NormalDist(np.log(median), 0.4).cdf(float(np.log(0.005))))
+    assert found == pytest.approx(true, rel=0.03)
 
 
 def test_quantiles_come_from_buckets():
