@@ -255,13 +255,17 @@ def test_json_lines_and_parquet_give_the_same_answers(run: Run, folder: Path, tm
 
 
 def test_types_in_parquet_do_not_hang_on_the_first_answers(run: Run, folder: Path, tmp_path: Path):
-    lines = [json.dumps({**GOOD, "age": 200.0})] * 2_000 + [json.dumps({**GOOD, "age": 60.0})]
+    early = {"age": 200.0, "note": None, "weight": 1}
+    late = {"age": 60.0, "note": "x", "weight": 1.5}
+    lines = [json.dumps({**GOOD, **early})] * 2_000 + [json.dumps({**GOOD, **late})]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     out = tmp_path / "out.parquet"
     assert run("predict", folder, tmp_path / "rows.jsonl", "--out", out).code == REFUSED
     answered = pq.read_table(out)
     assert answered.schema.field("prediction").type == pa.float64()
     assert answered["prediction"].null_count == 2_000
+    own = [answered.schema.field(name).type for name in ("note", "weight")]
+    assert own == [pa.string(), pa.float64()]
 
 
 @pytest.mark.parametrize(
