@@ -15,6 +15,8 @@ OPEN_SHARES: Final = (0.1, 0.25, 0.5, 0.8)
 """Rates of the open loops, as shares of what the bare server answers at most."""
 OPEN_CONNECTIONS: Final = 64
 DUTY_CONNECTIONS: Final = (1, 32)
+WHY: Final = 240
+"""Of the reason for which another server is skipped: characters that the docs have room for."""
 TAX: Final = ("counters", "distributions", "ladder", "events")
 """What monitoring and the ladder do beside answering: all of it off at once is `without all`."""
 DUTIES: Final = (
@@ -37,8 +39,9 @@ def all_running(contenders: Sequence[Contender], options: Options) -> Generator[
 
 
 def closed(options: Options) -> Found:
-    """Keelmark, the bare graph and the echo, in turn."""
-    contenders = (bare(), echo(), keelmark())
+    """Keelmark over both of its lanes, the bare graph and the echo, in turn."""
+    asgi = keelmark("asgi", "Keelmark over the ASGI lane", arguments=("--lane", "asgi"))
+    contenders = (bare(), echo(), keelmark(), asgi)
     with all_running(contenders, options) as targets:
         rows = measured(targets, options.connections, options)
         return {"titles": titles(contenders), "rows": rows, "memory": memory(targets)}
@@ -63,8 +66,8 @@ def peers(options: Options, found: Found) -> Generator[Found]:
         try:
             one = _peer(contender, options)
         except (NotInstalled, NotReady, RuntimeError) as error:
-            found["skipped"][name] = str(error)
-            say(f"skipped: {error}")
+            found["skipped"][name] = why = " ".join(str(error).split())[:WHY]
+            say(f"skipped: {why}")
         else:
             for part, value in one.items():
                 found[part][name] = value

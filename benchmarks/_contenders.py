@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from _load import Target
-from _peers import QUIET, environment_of, python_of
+from _peers import QUIET, REQUIREMENTS, environment_of, python_of
 from _prepared import BUNDLE, SHIPPED, Prepared
 from _servers import READY_SECONDS, ROOT, SERVER_CORE, NotReady, keep_on_core, started
 
@@ -152,6 +152,11 @@ def tensors(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def titled(name: str, peer: str) -> str:
+    """The name with the version that is installed."""
+    return f"{name} {REQUIREMENTS[peer][0].partition('==')[2]}"
+
+
 HAND: Final = (
     Contender(
         "hand-numpy",
@@ -169,7 +174,7 @@ HAND: Final = (
 PEERS: Final = (
     Contender(
         "mlserver",
-        "MLServer",
+        titled("MLServer", "mlserver"),
         _program("mlserver_model.py"),
         "/v2/models/flights/infer",
         tensors,
@@ -179,18 +184,22 @@ PEERS: Final = (
     ),
     Contender(
         "bentoml",
-        "BentoML",
+        titled("BentoML", "bentoml"),
         _bentoml,
         asked=lambda record: {"record": record},
         peer="bentoml",
         needs_parts=True,
     ),
     Contender(
-        "litserve", "LitServe", _program("litserve_server.py"), peer="litserve", needs_parts=True
+        "litserve",
+        titled("LitServe", "litserve"),
+        _program("litserve_server.py"),
+        peer="litserve",
+        needs_parts=True,
     ),
     Contender(
         "ray",
-        "Ray Serve",
+        titled("Ray Serve", "ray"),
         _program("ray_app.py", "--scratch", "SCRATCH"),
         peer="ray",
         needs_parts=True,
@@ -198,7 +207,7 @@ PEERS: Final = (
     ),
     Contender(
         "mlflow",
-        "MLflow",
+        titled("MLflow", "mlflow"),
         _program("mlflow_model.py", "--scratch", "SCRATCH"),
         "/invocations",
         lambda record: {"dataframe_records": [record]},

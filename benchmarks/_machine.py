@@ -11,6 +11,7 @@ from typing import Final
 from _options import Found
 from _prepared import ROOT
 
+UNKNOWN: Final = "unknown"
 PACKAGES: Final = (
     "onnxruntime",
     "numpy",
@@ -32,7 +33,7 @@ def conditions() -> Found:
     return {
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "is_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "is_changed": _git("status", "--porcelain", "--untracked-files=no") not in ("", UNKNOWN),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
@@ -55,5 +56,5 @@ def _git(*arguments: str) -> str:
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return UNKNOWN
     return done.stdout.strip()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _prepared import Prepared
+from _prepared import Prepared, manifest_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,11 @@ class Options:
     peers: Path
     prepared: Prepared
     contenders: tuple[str, ...] = ()
+
+    @property
+    def growth(self) -> Path:
+        """Folder of bundles of the shipped one's kind, which are made again when it is."""
+        return self.folder / "growth" / manifest_digest()[:12]
 
     def wants(self, name: str) -> bool:
         return not self.contenders or name in self.contenders

@@ -70,6 +70,7 @@ def golden_rows() -> list[dict[str, Any]]:
 
 
 def manifest_digest() -> str:
+    """Of the shipped bundle."""
     return sha256((BUNDLE / "manifest.json").read_bytes()).hexdigest()
 
 

@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from _chart import AT
+from _chart import AT, TITLE, write_chart
 from _options import Found
 from _prepared import ROOT
 
 README: Final = ROOT / "README.md"
 DOCS: Final = ROOT / "docs" / "benchmarks.md"
+CHART: Final = ROOT / "docs" / "benchmarks.svg"
+IMAGE: Final = f"![{TITLE}]({{}})"
 MARK: Final = "<!-- {}: written by benchmarks/all.py --write -->"
 END: Final = "<!-- end -->"
 
@@ -209,13 +211,22 @@ TEXTS: Final[dict[str, Callable[[Found], str]]] = {
 
 
 def conditions(section: Found) -> str:
+    """When a section was measured, of what."""
     said = section["conditions"]
-    changed = ", with changes" if said["is_changed"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in said["versions"].items())
+    changed = " with changes" if said["is_changed"] else ""
     return (
-        f"{said['at']}, commit {said['commit']}{changed}; {said['cores']} cores of {said['cpu']}, "
-        f"{said['system']}, Python {said['python']}, {versions}. Load of the machine before: "
-        f"{said['load_before']:.1f}. {section['rounds']} rounds of {section['seconds']} s."
+        f"{said['at']}, commit {said['commit']}{changed}; {section['rounds']} rounds of "
+        f"{section['seconds']} s; the machine's load before was {said['load_before']:.1f}."
+    )
+
+
+def machine(results: dict[str, Found]) -> str:
+    """Where the newest section was measured, and with what."""
+    said = max((one["conditions"] for one in results.values()), key=lambda said: said["at"])
+    versions = "\n".join(f"{name} {version}," for name, version in said["versions"].items())
+    return (
+        f"{said['cores']} cores of {said['cpu']}, {said['system']}, Python {said['python']};\n"
+        f"{versions[:-1]}."
     )
 
 
@@ -239,7 +250,8 @@ def readme_text(results: dict[str, Found]) -> str:
         ]
         for row in ours
     ]
-    return "\n\n".join([table(head, rows), *_others(results), *_steps(results)])
+    image = IMAGE.format(f"docs/{CHART.name}")
+    return "\n\n".join([table(head, rows), *_others(results), image, *_steps(results)])
 
 
 def _others(results: dict[str, Found]) -> list[str]:
@@ -273,14 +285,16 @@ def _steps(results: dict[str, Found]) -> list[str]:
 
 
 def write_docs(results: dict[str, Found]) -> None:
-    """Puts results between their marks in README.md and docs/benchmarks.md."""
+    """Puts results between their marks in README.md and docs/benchmarks.md, and the chart there."""
     README.write_text(written(README.read_text(), {"speed": readme_text(results)}))
     DOCS.write_text(written(DOCS.read_text(), docs_texts(results)))
+    write_chart(results, CHART)
 
 
 def docs_texts(results: dict[str, Found]) -> dict[str, str]:
     texts = {name: TEXTS[name](one["found"]) for name, one in results.items()}
-    return {name: f"{text}\n\n{conditions(results[name])}" for name, text in texts.items()}
+    texts = {name: f"{text}\n\n{conditions(results[name])}" for name, text in texts.items()}
+    return {"machine": machine(results), "chart": IMAGE.format(CHART.name), **texts}
 
 
 def written(page: str, texts: dict[str, str]) -> str:

@@ -44,7 +44,7 @@ def rows(options: Options) -> Found:
 
 def features(options: Options) -> Found:
     """Bundles with more and more features, one record over one connection."""
-    store, found = options.folder / "growth" / "wide", []
+    store, found = options.growth / "wide", []
     for width in WIDTHS:
         folder = wide_bundle(store, width)
         records = wide_records(width)
@@ -68,7 +68,7 @@ def features(options: Options) -> Found:
 
 def models(options: Options) -> Found:
     """More and more models in one worker, asked in turn, against one."""
-    store, found = options.folder / "growth" / "many", []
+    store, found = options.growth / "many", []
     names = many_models(store, MODELS[-1])
     with running(keelmark(), options.prepared) as one:
         for count in MODELS:

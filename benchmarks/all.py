@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Final
 
-from _chart import write_chart
 from _compare import closed, duties, opened, peers
 from _contenders import PEERS
 from _costs import programs, scrape
@@ -31,7 +30,6 @@ from _servers import NotReady
 from _stages import stages
 
 RESULTS: Final = ROOT / "docs" / "benchmarks.json"
-CHART: Final = ROOT / "docs" / "benchmarks.svg"
 CONNECTIONS: Final = (1, 8, 32, 64)
 
 Section = Callable[[Options, Found], Generator[Found]]
@@ -90,7 +88,6 @@ def main() -> int:
     print(f"kept in {arguments.json}")
     if arguments.write:
         write_docs(results)
-        write_chart(results, CHART)
         print("written: README.md, docs/benchmarks.md, docs/benchmarks.svg")
     if failed:
         print(f"failed: {', '.join(failed)}; measure them again with --only")
@@ -103,7 +100,7 @@ def end(*_: object) -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument(
         "--contenders", nargs="+", default=[], help="of the section peers: only these"
     )
@@ -131,8 +128,8 @@ def options_of(arguments: argparse.Namespace) -> Options:
         seconds=arguments.seconds,
         rounds=arguments.rounds,
         connections=tuple(arguments.connections),
-        folder=arguments.folder,
-        peers=arguments.peers or arguments.folder / "peers",
+        folder=arguments.folder.resolve(),
+        peers=(arguments.peers or arguments.folder / "peers").resolve(),
         prepared=prepared(arguments.folder / "prepared"),
         contenders=tuple(arguments.contenders),
     )
@@ -147,8 +144,8 @@ def prepare(options: Options) -> None:
         except NotInstalled as error:
             say(f"{name}: {error}")
     for width in WIDTHS:
-        say(str(wide_bundle(options.folder / "growth" / "wide", width)))
-    many_models(options.folder / "growth" / "many", MODELS[-1])
+        say(str(wide_bundle(options.growth / "wide", width)))
+    many_models(options.growth / "many", MODELS[-1])
     assert {contender.peer for contender in PEERS} <= REQUIREMENTS.keys()
 
 
