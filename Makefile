@@ -14,7 +14,7 @@ export UV_SYSTEM_CERTS ?= 1
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format pytest trials bench bundle lock clean debian debian-bench
+.PHONY: help serve test lint format pytest trials loadtest bench bundle lock clean debian debian-bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,9 @@ pytest: .venv/dev.stamp ## Run the tests alone (ARGS="-k ladder")
 
 trials: .venv/dev.stamp .venv-ort120/installed.stamp ## Run the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m trial --timeout 3600 $(ARGS)
+
+loadtest: .venv/dev.stamp ## Let callers loose on a server for a minute (ARGS="--seconds 600 --users 100")
+	$(BIN)/python loadtests/run.py $(ARGS)
 
 bench: .venv/dev.stamp debian-bench ## Measure speed on this machine, against other servers too (ARGS="--quick")
 	@$(BIN)/python benchmarks/all.py $(ARGS)

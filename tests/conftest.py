@@ -1,6 +1,8 @@
 """What all tests share."""
 
 import os
+import subprocess
+import sys
 
 # Before anything can import onnxruntime: it reports and writes into the home folder otherwise.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -41,3 +43,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     pack_tiny(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bike_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that the bike example's own command packs into; tests that write copy it."""
+    store = tmp_path_factory.mktemp("bike") / "store"
+    command = [sys.executable, "-W", "error", ROOT / "examples/bike/train.py", "--store", store]
+    subprocess.run(command, check=True, timeout=170, env={"PYTHONPATH": str(ROOT)})
+    return store

@@ -1,7 +1,6 @@
 """The example with a value: rentals by the hour, with troubles whose answers pandas can tell."""
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -33,13 +32,9 @@ def table() -> Table:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(bike_store: Path) -> Path:
     """The bundle that the example's own command packs."""
-    store = tmp_path_factory.mktemp("bike") / "store"
-    command = [sys.executable, "-W", "error", EXAMPLE / "train.py", "--store", store]
-    environment = {"PYTHONPATH": str(EXAMPLE.parent.parent)}
-    subprocess.run(command, check=True, timeout=170, env=environment)
-    return store / "bike" / "1"
+    return bike_store / "bike" / "1"
 
 
 @pytest.fixture(scope="module")
