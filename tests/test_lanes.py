@@ -17,7 +17,9 @@ from uvicorn.server import ServerState
 from server import create_app
 from server.connections import Protocol, protocol_for
 from server.httptools_lane import Quick, QuickProtocol
-from server.lanes import UnlikeError, try_out, with_lane
+from server.lanes import BODY as BODY_OF_TRIAL
+from server.lanes import ELSEWHERE as ELSEWHERE_OF_TRIAL
+from server.lanes import HEAD, UnlikeError, _Trial, try_out, with_lane
 from server.port import settle_memory
 from server.settings import Settings, SettingsError
 from tests.in_thread import Client, Response, get, post, server_over
@@ -182,24 +184,22 @@ def test_an_answer_after_its_caller_has_gone_is_counted(quick: Client):
 
 
 def test_who_leaves_before_the_body_is_whole_is_forgotten(quick: Client):
+    assert until(lambda: not quick.connections)
     with quick.connect() as connection:
         connection.send(post(PATH, BODY)[:-3])
-        assert until(lambda: waiting(quick) == 1)
-    assert until(lambda: waiting(quick) == 0)
-    assert until(lambda: not quick.connections)
-
-
-def waiting(server: Client) -> int:
-    """How many bodies are waited for."""
-    (lane,) = {each.lane for each in server.connections} or {None}
-    return 0 if lane is None else len(lane.slow_bodies._waiting)
+        assert until(lambda: len(quick.connections) == 1)
+        (there,) = quick.connections
+        waiting = there.lane.slow_bodies._waiting
+        assert until(lambda: there in waiting)
+    assert until(lambda: there not in waiting)
 
 
 @pytest.mark.parametrize("server", ["quick", "plain"])
 def test_a_peer_that_does_not_read_is_waited_for(server: str, request: pytest.FixtureRequest):
     """Neither its answers nor its next requests pile up here."""
     quick: Client = request.getfixturevalue(server)
-    requests = memoryview(post(PATH, json.dumps([GOOD] * 40).encode()) * 5_000)
+    one = post(PATH, json.dumps([GOOD] * 40).encode())
+    requests = memoryview(one * 5_000)
     assert until(lambda: not quick.connections)
     with quick.connect() as connection:
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
@@ -212,7 +212,7 @@ def test_a_peer_that_does_not_read_is_waited_for(server: str, request: pytest.Fi
         def is_paused() -> bool:
             nonlocal requests
             with contextlib.suppress(BlockingIOError):
-                requests = requests[connection.sock.send(requests) :]
+                requests = requests[connection.sock.send(requests[: len(one)]) :]
             return there.flow.write_paused and there.flow.read_paused
 
         assert until(is_paused)
@@ -241,6 +241,14 @@ def test_while_draining_answers_say_close_on_both_lanes(store: Path, tmp_path: P
                 answer = kept.ask(request)
                 assert (answer.status, answer.headers["connection"]) == (200, "close")
                 assert kept.is_closed()
+
+
+def test_an_answer_with_others_waiting_behind_it_is_the_last_while_draining():
+    trial = _Trial()
+    trial.protocol.data_received(HEAD + BODY_OF_TRIAL + ELSEWHERE_OF_TRIAL)
+    trial.protocol.server_state.default_headers.append((b"connection", b"close"))
+    trial.answer()
+    assert (trial.is_closed, trial.tasks) == (True, 0)
 
 
 # which lane is chosen
