@@ -1,0 +1,495 @@
+"""Loading, promoting, rolling back and unloading, in one process and with workers alike."""
+
+import asyncio
+import gc
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from models.errors import GateFailed
+from models.store import Store
+from server import opening, shared_routes
+from server.events import events_in
+from server.facts import read_facts
+from server.regions import Region
+from server.retired import KEPT_SECONDS, Retired
+from server.series import Facts, ModelSeries
+from tests.counters import small_layout
+from tests.in_thread import Client, Response, post, server_over
+from tests.operating import Since, ask, bearer
+from tests.three import NAME, answer_of, pack_three, record, version_of
+from tests.tiny import pack_tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
+BUSY_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three versions, of which the first is wished live."""
+    store = tmp_path_factory.mktemp("store")
+    for n in (1, 2, 3):
+        pack_three(store, n)
+    Store(store).set_live(NAME, "1", by="the tests")
+    return store
+
+
+@pytest.fixture(
+    scope="module",
+    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
+    ids=["one process", "two workers"],
+)
+def workers(request: pytest.FixtureRequest) -> int:
+    """Both kinds of a server do the same."""
+    return request.param
+
+
+class Swapped:
+    """A server, and short ways to ask for swaps."""
+
+    def __init__(self, client: Client, state: Path) -> None:
+        self.client = client
+        self.state = state
+        self._operator = bearer(state, "operator")
+
+    def ask(self, swap: str, **body: Any) -> Response:
+        """A call, whatever comes of it."""
+        return ask(self.client, f"/models/{NAME}/{swap}", body, authorization=self._operator)
+
+    def do(self, swap: str, **body: Any) -> Any:
+        """A call that is not refused."""
+        answer = self.ask(swap, **body)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    def refused(self, swap: str, code: str, **body: Any) -> str:
+        """A call that is refused; gives its message."""
+        answer = self.ask(swap, **body)
+        assert answer.error["code"] == code, answer.body
+        return answer.error["message"]
+
+    def slots(self) -> tuple[str | None, str | None, str | None]:
+        """Live, candidate and previous version, as status has them."""
+        answer = ask(self.client, "/status", authorization=self._operator)
+        (model,) = answer.json["models"]
+        second = model["second"] or {"slot": None, "version": None}
+        found = {second["slot"]: second["version"]}
+        return model["version"], found.get("candidate"), found.get("previous")
+
+    def answers(self, y: int = 1, query: str = "") -> int | None:
+        """The version that answers, by what it answers."""
+        return version_of(predict(self.client, record(y), query).json["prediction"], y)
+
+    def clear(self) -> None:
+        """Version 1 live, and nothing beside it."""
+        live, candidate, previous = self.slots()
+        if live != "1":
+            if previous == "1":
+                self.do("rollback")
+            else:
+                if candidate or previous:
+                    self.do("unload", version=candidate or previous)
+                self.do("load", version="1")
+                self.do("promote", version="1", breaking=True)
+        _, candidate, previous = self.slots()
+        if candidate or previous:
+            assert self.do("unload", version=candidate or previous)["released"]
+
+
+def predict(client: Client, value: Any, query: str = "") -> Response:
+    return client.send(post(f"/predict/{NAME}{query}", json.dumps(value).encode()))
+
+
+@pytest.fixture(scope="module")
+def running(packed: Path, workers: int, tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
+    state = tmp_path_factory.mktemp("state")
+    store = tmp_path_factory.mktemp("own") / "store"
+    shutil.copytree(packed, store)
+    with server_over(store, state, workers=workers) as client:
+        yield Swapped(client, state), store
+
+
+@pytest.fixture
+def server(running: Any) -> Generator[Swapped]:
+    yield running[0]
+    running[0].clear()
+
+
+@pytest.fixture
+def store(running: Any) -> Path:
+    return running[1]
+
+
+# what calls do
+
+
+def test_a_version_is_loaded_promoted_rolled_back_and_unloaded(server: Swapped):
+    since = Since(server.state)
+    loaded = server.do("load", version="2", reason="a try")
+    assert loaded["changed"]
+    assert loaded["after"] == {"live": "1", "candidate": "2", "previous": None}
+    assert loaded["measured"]["golden_rows"] > 64
+    assert loaded["measured"]["resident_bytes"] > 0
+    assert loaded["contract"]["verdict"] == "compatible"
+    assert (server.answers(), server.answers(query="?version=2")) == (1, 2)
+
+    promoted = server.do("promote", version="2")
+    assert promoted["after"] == {"live": "2", "candidate": None, "previous": "1"}
+    assert promoted["generation"] == loaded["generation"] + 1
+    assert [server.answers(y) for y in (0, 1, 2)] == [2, 2, 2]
+    assert server.answers(query="?version=1") == 1
+
+    back = server.do("rollback")
+    assert back["after"] == {"live": "1", "candidate": "2", "previous": None}
+    assert server.answers() == 1
+    gone = server.do("unload", version="2")
+    assert gone["released"]
+    assert gone["after"] == {"live": "1", "candidate": None, "previous": None}
+    answer = predict(server.client, record(), "?version=2")
+    assert (answer.status, answer.error["code"]) == (404, "unknown_version")
+    assert "1 (live)" in answer.error["message"]
+
+    told = [event for event in since.all if event.kind != "access_refused"]
+    assert [event.kind for event in told] == ["loaded", "promoted", "rolled_back", "unloaded"]
+    assert {event.who for event in told} == {told[0].who}
+    assert [event.model for event in told] == [NAME] * 4
+    first, second, *_ = told
+    assert (first.before, first.after) == ({"live": "1"}, {"live": "1", "candidate": "2"})
+    assert second.after == {"live": "2", "previous": "1"}
+    assert (first.facts["reason"], first.facts["measured"]["network"]) != (None, None)
+    assert second.facts["generation"] == promoted["generation"]
+
+
+def test_twice_the_same_changes_nothing_the_second_time(server: Swapped):
+    server.do("load", version="2")
+    generation = server.do("promote", version="2")["generation"]
+    since = Since(server.state)
+    again = server.do("promote", version="2")
+    assert (again["changed"], again["generation"]) == (False, generation)
+    server.do("rollback")
+    again = server.do("rollback")
+    assert (again["changed"], again["after"]["live"]) == (False, "1")
+    assert not server.do("load", version="2")["changed"]
+    server.do("unload", version="2")
+    assert not server.do("unload", version="2")["changed"]
+    assert [event.kind for event in since.all] == ["rolled_back", "unloaded"]
+
+
+def test_a_dry_run_says_what_would_be_and_changes_nothing(server: Swapped):
+    since = Since(server.state)
+    said = server.do("load", version="2", dry_run=True)
+    assert (said["changed"], said["after"]["candidate"]) == (True, "2")
+    assert server.slots() == ("1", None, None)
+    server.refused("promote", "conflict", version="2", dry_run=True)
+    assert since.all == []
+    server.do("load", version="2")
+    assert server.do("promote", version="2", dry_run=True)["after"]["live"] == "2"
+    assert server.slots() == ("1", "2", None)
+
+
+def test_slots_that_are_taken_and_other_generations_are_refused(server: Swapped):
+    since = Since(server.state)
+    before = count(server.client, "load", "refused")
+    loaded = server.do("load", version="2")
+    assert "unload" in server.refused("load", "conflict", version="3")
+    assert "is live already" in server.refused("load", "conflict", version="1")
+    assert "not loaded" in server.refused("promote", "conflict", version="3")
+    assert "is live; promote another" in server.refused("unload", "conflict", version="1")
+    assert "no previous" in server.refused("rollback", "conflict")
+    generation = loaded["generation"] - 1
+    said = server.refused("promote", "conflict", version="2", if_generation=generation)
+    assert f"the generation is {loaded['generation']}, not {generation}" in said
+    server.do("promote", version="2", if_generation=loaded["generation"])
+    assert "--drop-previous" in server.refused("load", "conflict", version="3")
+    assert "rollback" in server.refused("promote", "conflict", version="1")
+    said = server.refused("load", "unknown_version", version="9", drop_previous=True)
+    assert "no three/9" in said
+    refused = since("swap_refused")
+    assert [event.facts["swap"] for event in refused].count("load") == 4
+    assert all(event.facts["why"] and event.who.startswith("operator") for event in refused)
+    assert count(server.client, "load", "refused") == before + 4
+    assert server.slots() == ("2", None, "1")
+    dropped = server.do("load", version="3", drop_previous=True)
+    assert dropped["after"] == {"live": "2", "candidate": "3", "previous": None}
+    assert (server.answers(), server.answers(query="?version=3")) == (2, 3)
+
+
+def count(client: Client, swap: str, result: str) -> float:
+    return client.metric(f'keelmark_swaps_total{{swap="{swap}",result="{result}"}}')
+
+
+def test_a_contract_that_breaks_callers_is_promoted_only_by_word(server: Swapped, store: Path):
+    """Records without `y` had an answer, and would have none."""
+    pack_three(store, 2, version="strict", policies={"y": {"missing": "reject"}})
+    contract = server.do("load", version="strict")["contract"]
+    assert contract["verdict"] == "breaking"
+    said = server.refused("promote", "conflict", version="strict")
+    assert contract["changes"][0] in said
+    assert "--breaking" in said
+    assert server.answers() == 1
+    assert server.do("promote", version="strict", breaking=True)["contract"] == contract
+    assert server.answers() == 2
+
+
+def test_two_operators_at_once_get_an_order_or_a_refusal(server: Swapped):
+    """Loads of two versions at the same time: one is loaded, the other told why not."""
+    found: list[Response] = []
+
+    def load(version: str) -> None:
+        found.append(server.ask("load", version=version))
+
+    threads = [threading.Thread(target=load, args=(version,)) for version in ("2", "3")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BUSY_SECONDS)
+    assert sorted(answer.status for answer in found) == [200, 409]
+    live, candidate, previous = server.slots()
+    assert (live, previous) == ("1", None)
+    (done,) = [answer.json for answer in found if answer.status == 200]
+    assert candidate == done["version"]
+
+
+def test_what_an_operator_forced_ends_with_the_version(server: Swapped):
+    server.do("load", version="2")
+    body = {"rung": "rules", "reason": "a test"}
+    operator = server._operator
+    ask(server.client, f"/models/{NAME}/force-fallback", body, authorization=operator)
+    assert predict(server.client, record()).json["served_by"] == "rules"
+    server.do("promote", version="2")
+    assert predict(server.client, record()).json["served_by"] == "model"
+    server.do("rollback")
+    assert predict(server.client, record()).json["served_by"] == "model"
+    assert read_facts(server.state).forced == {}
+
+
+# candidates that are no good
+
+
+def half_copied(folder: Path) -> None:
+    path = folder / "golden.json"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without_a_file(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+
+
+SPOILT = {
+    "half copied": (half_copied, "golden.json is truncated"),
+    "without a file": (without_a_file, "model.onnx"),
+    "misnamed": (None, "says that it is"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_spoilt_candidate_changes_nothing(server: Swapped, store: Path, how: str):
+    spoil, words = SPOILT[how]
+    version = how.replace(" ", "-")
+    shutil.copytree(store / NAME / "2", store / NAME / version)
+    if spoil is not None:
+        spoil(store / NAME / version)
+    since = Since(server.state)
+    assert words in server.refused("load", "bundle_refused", version=version)
+    (event,) = since("swap_refused")
+    assert words in event.facts["why"]
+    assert (server.slots(), server.answers()) == (("1", None, None), 1)
+
+
+FAILURES = {
+    "crashes": "it was ended by SIGSEGV",
+    "hangs": "it was still busy after 120 s",
+    "eats memory": "the bundle needs more memory than its gate allows",
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_a_candidate_whose_process_does_not_come_through_changes_nothing(
+    server: Swapped, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    """What the verifying process does of itself is tested with the gate."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise GateFailed(FAILURES[how])
+
+    for room in (opening, shared_routes):
+        monkeypatch.setattr(room, "run_gate", fails)
+    since = Since(server.state)
+    assert server.refused("load", "bundle_refused", version="2") == FAILURES[how]
+    (event,) = since("swap_refused")
+    assert event.facts["why"] == FAILURES[how]
+    assert (server.slots(), server.answers()) == (("1", None, None), 1)
+
+
+# under load
+
+
+@dataclass
+class Callers:
+    """Callers in a closed loop over kept connections; each answer is checked for one version."""
+
+    port: int
+    allowed: set[int]
+    answered: int = 0
+    lists: int = 0
+    failures: list[str] = field(default_factory=list[str])
+    _stop: bool = False
+    _thread: Any = None
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._all()))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True
+        self._thread.join(BUSY_SECONDS)
+
+    async def _all(self) -> None:
+        await asyncio.gather(*(self._one(n) for n in range(6)))
+
+    async def _one(self, n: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            while not self._stop:
+                ys = [1, 2, 3, 4] if n % 2 else [n]
+                body = [record(y) for y in ys] if n % 2 else record(n)
+                writer.write(post(f"/predict/{NAME}", json.dumps(body).encode()))
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+                self._check(head, json.loads(await reader.readexactly(size)), ys)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the test shows it)
+            self.failures.append(repr(error))
+        finally:
+            writer.close()
+
+    def _check(self, head: bytes, body: Any, ys: list[int]) -> None:
+        rows = body.get("predictions", [body])
+        found = {version_of(row["prediction"], y) for row, y in zip(rows, ys, strict=True)}
+        if not head.startswith(b"http/1.1 200") or len(found) != 1 or not found <= self.allowed:
+            self.failures.append(f"{head!r} {body}")
+        if body["version"] != str(*found):
+            self.failures.append(f"{body['version']} says it was {found}")
+        self.answered += 1
+        self.lists += len(ys) > 1
+
+
+def flip(server: Swapped, cycles: int) -> None:
+    """Promotes and rolls back; after each return old connections and new ones have the version."""
+    server.do("load", version="2")
+    with Callers(server.client.port, {1, 2}) as callers, server.client.connect() as kept:
+        for n in range(cycles):
+            for swap, body, version in (("promote", {"version": "2"}, 2), ("rollback", {}, 1)):
+                assert server.do(swap, **body)["changed"], n
+                rows = [record(y) for y in (0, 1, 2)]
+                request = post(f"/predict/{NAME}", json.dumps(rows).encode())
+                found = kept.ask(request).json["predictions"]
+                assert [row["prediction"] for row in found] == [
+                    answer_of(version, y) for y in (0, 1, 2)
+                ]
+                assert server.answers() == version
+    assert callers.failures == []
+    assert callers.answered > 2 * cycles
+    assert callers.lists > 0
+
+
+def test_cycles_under_load_fail_and_mix_nothing_and_leave_nothing_old(server: Swapped):
+    flip(server, 20)
+
+
+@pytest.mark.trial
+def test_two_hundred_cycles_under_load(server: Swapped):
+    flip(server, int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "200")))
+
+
+def test_loading_and_unloading_over_and_over_leaves_nothing_behind(server: Swapped):
+    """Nothing that the collector would have to find: it is off, as far as this process goes."""
+    gc.disable()
+    try:
+        for _ in range(3):
+            server.do("load", version="2")
+            assert server.answers(query="?version=2") == 2
+            assert server.do("unload", version="2")["released"]
+    finally:
+        gc.enable()
+    line = f'keelmark_predictions_total{{model="{NAME}",version="2",outcome="model"}}'
+    before = server.client.metric(line)
+    server.do("load", version="2")
+    server.answers(query="?version=2")
+    assert server.client.metric(line) == before + 1
+    slot = f'keelmark_model_slot{{model="{NAME}",version="2",slot="candidate"}}'
+    assert server.client.metric(slot) == 1
+
+
+# restarts
+
+
+def test_a_restart_serves_what_was_live_with_the_same_beside_it(
+    packed: Path, tmp_path: Path, workers: int
+):
+    with server_over(packed, tmp_path, workers=workers) as client:
+        first = Swapped(client, tmp_path)
+        first.do("load", version="2")
+        first.do("promote", version="2")
+        generation = first.do("rollback")["generation"]
+        generation = first.do("promote", version="2")["generation"]
+    with server_over(packed, tmp_path, workers=workers) as client:
+        again = Swapped(client, tmp_path)
+        assert again.slots() == ("2", None, "1")
+        assert (again.answers(), again.answers(query="?version=1")) == (2, 1)
+        back = again.do("rollback")
+        assert back["generation"] > generation
+        assert again.answers() == 1
+    with server_over(packed, tmp_path, workers=workers) as client:
+        last = Swapped(client, tmp_path)
+        assert last.slots() == ("1", "2", None)
+        assert not last.do("rollback")["changed"]
+
+
+def test_a_model_that_was_not_there_can_be_loaded_and_promoted(tmp_path: Path, workers: int):
+    store = tmp_path / "store"
+    pack_tiny(store)
+    with server_over(store, tmp_path / "state", workers=workers) as client:
+        pack_three(store, 1)
+        server = Swapped(client, tmp_path / "state")
+        server.do("load", version="1")
+        assert client.ops("/health/ready").status == 200
+        answer = predict(client, record())
+        assert (answer.status, answer.error["code"]) == (503, "not_loaded")
+        assert server.answers(query="?version=1") == 1
+        server.do("promote", version="1")
+        assert server.answers() == 1
+
+
+# series of the past
+
+
+def test_series_of_the_unloaded_are_kept_for_a_while():
+    now = [0.0]
+    layout = small_layout()
+    series = ModelSeries(layout, Facts("ab", "x", "1", "", 1.0))
+    retired = Retired(lambda: now[0])
+    retired.add("key", ("a", "1"), "ab", series, [Region.anonymous(layout)])
+    retired.close("key")
+    now[0] = KEPT_SECONDS - 1
+    assert len(list(retired.exposed(set()))) == 1
+    assert list(retired.exposed({("a", "1")})) == []
+    now[0] = 2 * KEPT_SECONDS - 2
+    assert len(list(retired.exposed(set()))) == 1
+    now[0] = 2 * KEPT_SECONDS
+    assert list(retired.exposed(set())) == []
+
+
+def test_events_of_swaps_are_complete(server: Swapped):
+    """As many events of a kind as calls that changed something, by the metrics."""
+    kinds = [event.kind for event in events_in(server.state)]
+    for swap, kind in (("load", "loaded"), ("promote", "promoted"), ("rollback", "rolled_back")):
+        assert kinds.count(kind) == count(server.client, swap, "done")
