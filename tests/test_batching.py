@@ -20,9 +20,9 @@ from models.vocabulary import OUTCOMES
 from server.asked import Asked, Request
 from server.core import Core
 from server.cost import curve
+from server.opening import make_route
 from server.protocols.predict import Answer
 from server.regions import read_totals
-from server.runtime import make_route
 from server.settings import Settings
 from server.standing import read_standing
 from tests.tiny import GOOD, NAME
@@ -220,7 +220,9 @@ def test_where_batches_have_other_bits_each_has_its_own_run(bundle: Bundle):
         for _ in range(3):
             trial.ask(GOOD)
 
-    assert in_trial(bundle, test, batch_exact=False).session.rows == [1] * 4
+    trial = in_trial(bundle, test, batch_exact=False)
+    assert trial.session.rows == [1] * 4
+    assert trial.standing.batches[0] == 4
 
 
 def test_the_setting_turns_it_off(bundle: Bundle):
@@ -260,19 +262,21 @@ def test_where_one_of_a_run_is_overdue_the_others_have_the_model(bundle: Bundle)
     async def test(trial: Trial) -> None:
         trial.change(cost=curve({**CURVE, 1: 1e-3}))
         await trial.hold()
-        trial.session.let_go(1)
-        trial.ask([GOOD, GOOD], deadline_ns=300 * MS)
+        trial.ask([GOOD, GOOD], deadline_ns=500 * MS)
         trial.ask({**GOOD, "age": 30})
-        await trial.until(lambda: trial.session.rows == [1, 3])
+        trial.ask({**GOOD, "member": "x"})
+        trial.session.let_go(1)
+        await trial.until(lambda: trial.session.rows == [1, 4])
         await trial.until(lambda: bool(trial.answers[1]))
         assert (trial.standing.abandoned, trial.standing.abandoned_active) == (1, 1)
-        assert trial.answers[2] == []
+        assert trial.answers[2:] == [[], []]
 
     trial = in_trial(bundle, test)
-    late, on_time = trial.bodies[1:]
+    late, on_time, by_policy = trial.bodies[1:]
     assert [item["reasons"] for item in late["predictions"]] == [["deadline"]] * 2
     assert told(on_time) == alone(bundle, [{**GOOD, "age": 30}])[0]
-    assert trial.outcomes == {"model": 2, "rules": 2}
+    assert by_policy["reasons"] == ["member:invalid"]
+    assert trial.outcomes == {"model": 2, "rules": 3}
     assert trial.standing.abandoned_active == 0
 
 
