@@ -94,7 +94,7 @@ def _read(target: Target) -> tuple[dict[str, float], float]:
 
 def _sampled(spy: Path, target: Target, connections: int, options: Options) -> Found:
     """Shares of the loop's time by place, under load. Sampling stops the server each time."""
-    seconds = max(2, options.seconds)
+    seconds = 2 * options.seconds
     cost = closed_loop(target, connections, options.seconds).cpu_us
     load = threading.Thread(target=closed_loop, args=(target, connections, seconds + 2))
     load.start()
