@@ -7,6 +7,7 @@ and alone. Expected is only what is promised of any bundle: never a 5xx, never a
 import json
 import math
 import random
+import unicodedata
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,10 @@ from typing import Any, Final
 import lightgbm as lgb
 import pytest
 
+from features import FeatureSet, category, number
 from models import pack
 from models.bundle import Bundle
+from models.rules import MOST_ADDITIONS
 from tests import cells, packed, tiny
 from tests.broken_records import UNDECODABLE, Generator, trouble_of
 from tests.in_thread import Client, post, server_over
@@ -56,6 +59,40 @@ def pack_kinds(store: Path, _: str) -> None:
     )
 
 
+WORDS: Final = ("caf\u00e9", "\u00c5ngstr\u00f6m", "plain")
+"""Each but the last can be written in several ways that look alike."""
+
+
+def pack_words(store: Path, name: str) -> None:
+    """Texts that are normalized, and a rule as long as one may be."""
+    size = number("size", low=0, high=10)
+    word = category("word", vocabulary=WORDS, normalize=["strip", "nfc"])
+    rng = random.Random(2)
+    rows: dict[str, Any] = {
+        "size": [rng.uniform(0, 10) for _ in range(300)],
+        "word": [rng.choice(WORDS) for _ in range(300)],
+    }
+    declared = {"size": size, "word": word.one_hot(unknown=True)}
+    fitted, x = FeatureSet("words", version=1, features=declared).fit_transform(rows, quiet=True)
+    target = [float(value > 5) for value in rows["size"]]
+    model = lgb.LGBMClassifier(n_estimators=3, num_leaves=4, n_jobs=1, verbose=-1)
+    long = " + ".join(["r.size"] * (MOST_ADDITIONS + 1))
+    pack(
+        store,
+        name,
+        "1",
+        features=fitted,
+        model=model.fit(x, target),
+        training={**rows, "late": target},
+        target="late",
+        policies={"word": {"unknown": "rules"}, "size": {"missing": "rules"}},
+        decision=[{"below": 0.5, "is": "small"}, {"is": "large"}],
+        rules=[{"name": "large", "when": f"{long} > 150.0", "outputs": 0.75}],
+        default=0.25,
+        progress=False,
+    )
+
+
 def pack_plain(store: Path, name: str) -> None:
     few = cells.FEW_CELLS
     cells.pack_cells(store, name, cells=few, max_repaired=None, has_baseline=False)
@@ -67,6 +104,7 @@ PACKERS: Final[Mapping[str, Any]] = {
     "tiny": lambda store, _: tiny.pack_tiny(store),
     "cells": lambda store, name: cells.pack_cells(store, name, max_repaired=1, has_baseline=True),
     "plain": pack_plain,
+    "words": pack_words,
 }
 TRIP: Final = {
     "distance": 9.85,
@@ -81,6 +119,7 @@ GOOD: Final[Mapping[str, dict[str, Any]]] = {
     "tiny": tiny.GOOD,
     "cells": cells.good(),
     "plain": cells.good(cells.FEW_CELLS),
+    "words": {"size": 3.5, "word": "caf\u00e9"},
 }
 
 
@@ -207,6 +246,7 @@ def subjects(client: Client, names: Sequence[str], seed: int) -> list[Subject]:
         assert bundle.fitted is not None
         texts = [text for words in bundle.fitted.vocabularies.values() for text in words]
         near = [text + " " for text in texts] + [text.upper() for text in texts]
+        near += [unicodedata.normalize(form, text) for text in texts for form in ("NFD", "NFKD")]
         generator = Generator(bundle.fields, GOOD[name], [*texts, *near, " green "], seed)
         found.append(Subject(client, name, bundle, generator))
     return found
@@ -281,6 +321,16 @@ def test_any_record_is_answered_by_some_rung_or_refused_by_name(two: list[Subjec
         hold(subject, 8_000, random.Random(5))
         assert {who for who, _ in subject.seen} >= {"model", "rules", "rejected"}
     assert ("baseline", "is_weekend:missing") in two[0].seen
+
+
+def test_texts_written_in_another_way_are_known(tmp_path: Path):
+    for (words,) in serve(tmp_path / "store", tmp_path / "state", ["words"], seed=4):
+        hold(words, 2_000, random.Random(5))
+        assert {who for who, _ in words.seen} == {"model", "rules"}
+        same = json.dumps({"size": 3.5, "word": " cafe\u0301"})
+        (item,) = words.send([same])
+        words.check(same, item)
+        assert item["served_by"] == "model"
 
 
 def test_what_is_no_json_is_refused_whole(two: list[Subject]):
