@@ -76,7 +76,7 @@ class _Block(NamedTuple):
 
 
 class ModelSeries:
-    """The series of one loaded bundle.
+    """The series of one loaded bundle, whose totals never shrink.
 
     Attributes:
         n_series: how many they are.
@@ -91,7 +91,9 @@ class ModelSeries:
             *_distributions(layout),
         ]
         self._standing = _standing_templates(layout)
-        empty = self.render(Totals.nothing(layout))
+        nothing = Totals.nothing(layout)
+        self._moments = nothing.moments
+        empty = self.render(nothing)
         self.n_series = sum(lines.count("\n") for lines in empty.values())
 
     def render(
@@ -109,6 +111,10 @@ class ModelSeries:
             forced: the rung that its rows are forced to, if any.
             slot: what it is to its model; None when it is not loaded any more.
         """
+        # Sums of fractions: folding adds the same rows in another order, and a last digit that went
+        # down would be a restart to Prometheus, which then adds the whole sum again.
+        self._moments = np.maximum(self._moments, totals.moments)
+        totals = Totals(totals.layout, totals.counts, self._moments)
         page = {
             metric.name: template % tuple(numbers(totals))
             for metric, template, numbers in self._blocks

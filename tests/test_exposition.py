@@ -23,7 +23,7 @@ from server.catalogue import METRICS, OF_SWAPS, OF_WORKERS, SERIES_LIMIT, SERIES
 from server.exposition import OPENMETRICS, TEXT, Exposed, Exposition, Format, negotiated
 from server.http_counters import HttpCounters, read_http
 from server.layout import Layout
-from server.regions import Counter, Region, read_totals
+from server.regions import Counter, Region, Totals, read_totals
 from server.series import Facts, ModelSeries
 from tests.counters import (
     CARRIERS,
@@ -244,6 +244,20 @@ def test_a_bundle_whose_training_time_nobody_knows_has_no_such_series():
     region = Region.anonymous(small_layout())
     page = Exposition([HttpCounters(PATHS)]).page([Exposed(series, [region])])
     assert b"trained" not in page
+
+
+def test_a_sum_does_not_go_down_when_its_addends_are_added_in_another_order():
+    """Prometheus takes a counter that is less than it was, by however little, for a new one."""
+    layout = small_layout()
+    series = ModelSeries(layout, FACTS)
+    totals = Totals.nothing(layout)
+    totals.moments[:] = 0.1 + 0.2 + 0.3
+    before = series.render(totals)
+    totals.moments[:] = 0.3 + 0.2 + 0.1
+    assert (0.3 + 0.2 + 0.1) < (0.1 + 0.2 + 0.3)
+    assert series.render(totals) == before
+    totals.moments[:] = 0.7
+    assert series.render(totals) != before
 
 
 @BOTH

@@ -129,7 +129,7 @@ class Watch:
         self._stop.set()
         self._thread.join(WAIT_SECONDS)
         assert self.scrapes > 1
-        assert self.drops == []
+        assert not self.drops, self.drops[:5]
 
     def _look(self) -> None:
         before: Samples = {}
@@ -229,7 +229,7 @@ class Load:
         self._stop = True
         self._thread.join(WAIT_SECONDS)
         assert not self._thread.is_alive(), "a caller got no answer and no end"
-        assert self.wrong == []
+        assert not self.wrong, self.wrong[:5]
 
     @property
     def lost(self) -> int:
