@@ -277,6 +277,7 @@ def test_the_table_has_every_kind_of_change():
 def test_every_change_is_documented_with_its_verdicts():
     """Where the table here has a verdict, the one in docs/deploys.md says when."""
     text = (Path(__file__).parent.parent / "docs/deploys.md").read_text("utf-8")
+    text = text.split("the contract\n")[1].split("\n## ")[0]
     cells = [line.split("|")[1:] for line in text.splitlines() if line.startswith("| `")]
     rows = {kind: row for row in cells for kind in re.findall(r"`(\w+)`", row[0])}
     assert set(rows) == set(CONTRACT_CHANGES)
