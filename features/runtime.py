@@ -80,6 +80,14 @@ def session_options() -> ort.SessionOptions:
     return options
 
 
+def save_for_this_machine(model: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Writes what onnxruntime makes of a model here, in its own format; see its `ORT format`."""
+    options = session_options()
+    options.optimized_model_filepath = os.fspath(target)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
+
+
 def run_in_chunks(
     session: Session, rows: NDArray[np.float64], chunk_rows: int = CHUNK_ROWS
 ) -> list[list[NDArray[Any]]]:

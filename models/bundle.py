@@ -24,6 +24,7 @@ from models.baseline import Baseline
 from models.errors import BundleCorrupt, FeaturesMismatch
 from models.integrity import Contents, verified
 from models.ladder import Ladder
+from models.machine_copy import Copies
 from models.manifest import (
     AGAIN,
     BASELINE,
@@ -89,7 +90,12 @@ class Bundle:
 
     @classmethod
     def open(
-        cls, folder: Path, *, batch_exact: bool = False, digest: str | None = None
+        cls,
+        folder: Path,
+        *,
+        batch_exact: bool = False,
+        digest: str | None = None,
+        copies: Copies | None = None,
     ) -> "Bundle":
         """Opens a folder after verifying every file.
 
@@ -97,6 +103,7 @@ class Bundle:
             folder: the bundle.
             batch_exact: what the gate measured on this machine (`GateReport.batch_exact`).
             digest: of the bundle that the gate examined (`GateReport.digest`); None takes any.
+            copies: this machine's own of its models, which are opened instead where they are there.
 
         Raises:
             BundleNotFound: no such folder.
@@ -124,7 +131,9 @@ class Bundle:
         _check_fit(where, manifest, fallback, golden, fields)
         check_agreement(where, manifest, fallback, fitted)
         _check_lower_rungs(where, contents, fallback, fields)
-        baseline = open_baseline(where, folder, contents, fields, batch_exact=batch_exact)
+        baseline = open_baseline(
+            where, folder, contents, fields, batch_exact=batch_exact, copies=copies
+        )
         return cls(
             folder=folder,
             digest=contents.digest,
@@ -140,7 +149,9 @@ class Bundle:
             ladder=_ladder(where, manifest, fallback, fitted, encoder, baseline),
             baseline=baseline,
             batch_exact=manifest.batch_exact and batch_exact,
-            session=model_session(where, folder, contents, has_features=fitted is not None),
+            session=model_session(
+                where, folder, contents, has_features=fitted is not None, copies=copies
+            ),
         )
 
     @property

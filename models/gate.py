@@ -19,18 +19,19 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from features import runtime
-from models import errors, gate_child
+from models import errors, gate_child, machine_copy
 from models.bundle import Bundle
 from models.errors import BundleError, GateFailed
+from models.machine_copy import Copies
 from models.manifest import Strict
-from models.replay import replay, replay_tensors
+from models.replay import Replay, replay, replay_tensors
 
 BASE_BYTES: Final = 256 << 20
 BYTES_PER_BYTE: Final = 25
@@ -38,6 +39,8 @@ BYTES_PER_BYTE: Final = 25
 
 The other files count too: their JSON becomes objects, and a text of ten bytes in a vocabulary takes
 about sixty, and as much again in the dictionary that finds it."""
+COPY_BYTES: Final = 16 << 20
+COPY_RATIO: Final = 8
 LARGEST_VERDICT: Final = 1 << 20
 LARGEST_COMPLAINT: Final = 1 << 20
 LARGEST_BATCH: Final = 256
@@ -94,6 +97,12 @@ class GateReport(Strict, frozen=True, kw_only=True):
     network: str
     """`isolated`, or `not isolated` where the machine does not let us."""
     onnxruntime: str
+    release_seconds: float = 0.0
+    """Letting go of it stops every thread of Python for so long."""
+    copies: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """sha256 of this machine's own copy of each model, by the model's file name."""
+    without_copies: str = ""
+    """Why there are none, where some were asked for."""
 
 
 class _Verdict(Strict, frozen=True, kw_only=True):
@@ -103,7 +112,11 @@ class _Verdict(Strict, frozen=True, kw_only=True):
 
 
 def run_gate(
-    folder: Path, limits: Limits = USUAL, *, cancelled: threading.Event | None = None
+    folder: Path,
+    limits: Limits = USUAL,
+    *,
+    cancelled: threading.Event | None = None,
+    copies: Path | None = None,
 ) -> GateReport:
     """Loads and replays a bundle in a process of its own. Blocks until there is a verdict.
 
@@ -111,6 +124,8 @@ def run_gate(
         folder: the bundle.
         limits: what the process may use.
         cancelled: once it is set, by any thread, the process is killed and nothing waited for.
+        copies: folder for this machine's own copies of the models (`models.machine_copy`), which
+            the report then names; None for none.
 
     Raises:
         GoldenMismatch, BundleCorrupt, FormatUnknown, FeaturesMismatch: the child's findings.
@@ -119,9 +134,9 @@ def run_gate(
     folder = folder.resolve()
     limits = limits.for_bundle(folder)
     with tempfile.TemporaryFile() as complaint:
-        answer, why = _child(folder, limits, complaint, cancelled or threading.Event())
+        answer, why = _child(folder, limits, complaint, cancelled or threading.Event(), copies)
         if answer:
-            return _reported(folder, answer)
+            return _with_copies(_reported(folder, answer), copies)
         complaint.seek(0)
         said = complaint.read(LARGEST_COMPLAINT).decode("utf-8", "replace").strip()
     said = f" Its last words: {said[-SHOWN_COMPLAINT:]}" if said else ""
@@ -130,6 +145,17 @@ def run_gate(
         f"Nothing was loaded here and what serves goes on.{said} Check the model file, or allow "
         "it more if it is known to be that large."
     )
+
+
+def _with_copies(report: GateReport, copies: Path | None) -> GateReport:
+    """The report, with the copies that could be put into their places."""
+    if copies is None:
+        return report
+    try:
+        admitted = machine_copy.admit(copies, report.digest, report.copies)
+    except OSError as error:
+        return msgspec.structs.replace(report, copies={}, without_copies=str(error))
+    return msgspec.structs.replace(report, copies=dict(admitted.sha256))
 
 
 def _reported(folder: Path, answer: bytes) -> GateReport:
@@ -146,13 +172,19 @@ def _reported(folder: Path, answer: bytes) -> GateReport:
 
 
 def _child(
-    folder: Path, limits: Limits, complaint: IO[bytes], cancelled: threading.Event
+    folder: Path,
+    limits: Limits,
+    complaint: IO[bytes],
+    cancelled: threading.Event,
+    copies: Path | None,
 ) -> tuple[bytes, str]:
     """The verdict's bytes, or none and why."""
     readable, writable = os.pipe()
     request = {
         "folder": str(folder),
         "path": [str(Path(entry).absolute()) for entry in sys.path],
+        "copies": None if copies is None else str(copies.resolve()),
+        "copy_bytes": 0 if copies is None else _copy_bytes(folder),
         **asdict(limits),
     }
     try:
@@ -184,6 +216,11 @@ def _child(
     if not is_whole:
         return b"", f"it was still busy after {limits.wall_seconds:g} s"
     return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
+
+
+def _copy_bytes(folder: Path) -> int:
+    """How large a copy may become: that of a tree ensemble has 2.3 times the size (measured)."""
+    return COPY_BYTES + COPY_RATIO * sum(path.lstat().st_size for path in folder.glob("*.onnx"))
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
@@ -227,23 +264,49 @@ def _why(code: int, limits: Limits) -> str:
 # what the child does
 
 
-def examine(folder: Path, *, network: str) -> GateReport:
+class _Opened(NamedTuple):
+    """A bundle with what opening it took."""
+
+    bundle: Bundle
+    seconds: float
+    resident_bytes: int
+
+
+def examine(folder: Path, *, network: str, copies: Path | None = None) -> GateReport:
     """Opens, replays and measures a bundle in this process.
+
+    Args:
+        folder: the bundle.
+        network: what the report is to say of it.
+        copies: where this machine's own copies of its models are to be written; where they answer
+            with the bits of the originals, they are what is measured.
 
     Raises:
         BundleError: whatever is wrong with it.
     """
-    before, started = _resident_bytes(), time.perf_counter()
-    bundle = Bundle.open(folder)
-    open_seconds = time.perf_counter() - started
-    resident = _resident_bytes() - before
-    if bundle.fitted is None:
-        found, seconds = replay_tensors(bundle), {}
-    else:
-        found = replay(bundle, bundle.golden, bundle.fitted.feature_names)
-        seconds = run_seconds(bundle)
+    opened = _open(folder)
+    first_bytes = opened.resident_bytes
+    found, copied, without = _replay(opened.bundle), None, ""
+    if copies is not None and opened.bundle.fitted is not None:
+        copied, without = _copied(opened.bundle, copies)
+    if copied is not None:
+        original, opened = opened.bundle, _open(folder, copied)
+        if _same_bits(original, opened.bundle):
+            found = _replay(opened.bundle)
+        else:
+            opened, copied = _open(folder), None
+            without = "the copies answer with other bits than the originals"
+        del original
+    bundle, open_seconds, resident = opened
+    resident = max(resident, first_bytes)  # what was freed meanwhile was used again
+    del opened
+    seconds = {} if bundle.fitted is None else run_seconds(bundle)
+    digest = bundle.digest
+    began = time.perf_counter()
+    del bundle
+    release_seconds = time.perf_counter() - began
     return GateReport(
-        digest=bundle.digest,
+        digest=digest,
         rows=found.rows,
         features_off_by_one=found.features_off_by_one,
         batch_exact=found.batch_exact,
@@ -254,7 +317,46 @@ def examine(folder: Path, *, network: str) -> GateReport:
         max_batch=max_batch(seconds),
         network=network,
         onnxruntime=runtime.version,
+        release_seconds=release_seconds,
+        copies={} if copied is None else dict(copied.sha256),
+        without_copies=without,
     )
+
+
+def _open(folder: Path, copies: Copies | None = None) -> _Opened:
+    before, started = _resident_bytes(), time.perf_counter()
+    bundle = Bundle.open(folder, copies=copies)
+    return _Opened(bundle, time.perf_counter() - started, _resident_bytes() - before)
+
+
+def _replay(bundle: Bundle) -> Replay:
+    if bundle.fitted is None:
+        return replay_tensors(bundle)
+    return replay(bundle, bundle.golden, bundle.fitted.feature_names)
+
+
+def _copied(bundle: Bundle, folder: Path) -> tuple[Copies | None, str]:
+    """Copies of a bundle's models that nobody has admitted yet, or none and why."""
+    sha256: dict[str, str] = {}
+    try:
+        for name in machine_copy.MODELS:
+            if (bundle.folder / name).exists():
+                path = machine_copy.path_of(folder, bundle.digest, name, machine_copy.NEW)
+                runtime.save_for_this_machine(bundle.folder / name, path)
+                sha256[name] = machine_copy.sha256_of(path) or ""
+    except Exception as error:  # noqa: BLE001  (onnxruntime's, or no room: it serves without)
+        return None, str(error)
+    return Copies(folder, sha256, machine_copy.NEW), ""
+
+
+def _same_bits(one: Bundle, other: Bundle) -> bool:
+    """Whether two openings of a bundle answer the golden rows alike, singly and in a batch."""
+    rows = one.encoder.encode([row.record for row in one.golden.rows]).rows
+    parts = [rows, *(rows[at : at + 1] for at in range(len(rows)))]
+    pairs = [(one.run, other.run)]
+    if one.baseline is not None and other.baseline is not None:
+        pairs.append((one.baseline.run, other.baseline.run))
+    return all(a(part).same_bits(b(part)) for a, b in pairs for part in parts)
 
 
 def run_seconds(bundle: Bundle) -> dict[int, float]:
@@ -315,10 +417,10 @@ def _peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def verdict_of(folder: Path, *, network: str) -> bytes:
+def verdict_of(folder: Path, *, network: str, copies: Path | None = None) -> bytes:
     """What the child writes to its pipe."""
     try:
-        verdict = _Verdict(report=examine(folder, network=network))
+        verdict = _Verdict(report=examine(folder, network=network, copies=copies))
     except BundleError as error:
         verdict = _complaint(type(error).__name__, error)
     except Exception as error:  # noqa: BLE001  (onnxruntime's, or no memory: a verdict all the same)

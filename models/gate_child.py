@@ -17,7 +17,7 @@ from typing import Any, Final
 CLONE_NEWUSER: Final = 0x1000_0000
 CLONE_NEWNET: Final = 0x4000_0000
 LARGEST_FILE_BYTES: Final = 1 << 20
-"""The child writes nothing but what it says on stderr."""
+"""The child writes what it says on stderr, and copies of the models if it is told where."""
 
 
 def main() -> None:
@@ -28,7 +28,9 @@ def main() -> None:
     sys.path[:] = task["path"]
     from models.gate import verdict_of
 
-    answer = verdict_of(Path(task["folder"]), network=network)
+    copies = task["copies"]
+    into = None if copies is None else Path(copies)
+    answer = verdict_of(Path(task["folder"]), network=network, copies=into)
     with os.fdopen(pipe, "wb") as out:
         out.write(answer)
 
@@ -39,7 +41,8 @@ def limit(task: dict[str, Any]) -> None:
     _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
     _limit(resource.RLIMIT_AS, task["address_space_bytes"], task["address_space_bytes"])
     _limit(resource.RLIMIT_CORE, 0, 0)
-    _limit(resource.RLIMIT_FSIZE, LARGEST_FILE_BYTES, LARGEST_FILE_BYTES)
+    most = max(LARGEST_FILE_BYTES, task["copy_bytes"])
+    _limit(resource.RLIMIT_FSIZE, most, most)
 
 
 def _limit(which: int, soft: int, hard: int) -> None:

@@ -11,6 +11,7 @@ from models.baseline import Baseline
 from models.errors import BundleCorrupt
 from models.external_data import has_external_data
 from models.integrity import Contents, check_unchanged
+from models.machine_copy import Copies
 from models.manifest import AGAIN, BASELINE, MANIFEST, MODEL, OutputSpec
 
 INPUT: Final = "row"
@@ -25,14 +26,21 @@ TENSOR_TYPES: Final = {
 }
 
 
-def model_session(where: str, folder: Path, contents: Contents, *, has_features: bool) -> Session:
+def model_session(
+    where: str,
+    folder: Path,
+    contents: Contents,
+    *,
+    has_features: bool,
+    copies: Copies | None = None,
+) -> Session:
     """The model, its outputs as the manifest lists them, then `features` and `checks` if any.
 
     Raises:
         BundleCorrupt: it cannot be opened, or gives something else.
     """
     manifest = contents.manifest
-    session = _opened(where, folder, contents, MODEL)
+    session = _opened(where, folder, contents, MODEL, copies)
     expected = [spec.name for spec in manifest.outputs]
     expected += [FEATURES_OUTPUT] * has_features + [CHECKS_OUTPUT] * bool(manifest.checks)
     if list(session.outputs) != expected:
@@ -59,7 +67,13 @@ def _check_width(where: str, checks: Tensor, width: int) -> None:
 
 
 def open_baseline(
-    where: str, folder: Path, contents: Contents, fields: Sequence[Field], *, batch_exact: bool
+    where: str,
+    folder: Path,
+    contents: Contents,
+    fields: Sequence[Field],
+    *,
+    batch_exact: bool,
+    copies: Copies | None = None,
 ) -> Baseline | None:
     """The baseline, which takes what the model takes and gives its outputs; None without one.
 
@@ -69,7 +83,7 @@ def open_baseline(
     manifest = contents.manifest
     if manifest.baseline is None:
         return None
-    session = _opened(where, folder, contents, BASELINE)
+    session = _opened(where, folder, contents, BASELINE, copies)
     takes = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in session.takes]
     if takes != [(INPUT, TENSOR_TYPES["float64"], (len(fields),))]:
         raise BundleCorrupt(
@@ -95,7 +109,13 @@ def _is_as_said(given: Tensor, spec: OutputSpec) -> bool:
     return all(have == wanted or not isinstance(have, int) or wanted < 0 for have, wanted in pairs)
 
 
-def _opened(where: str, folder: Path, contents: Contents, name: str) -> Session:
+def _opened(
+    where: str, folder: Path, contents: Contents, name: str, copies: Copies | None
+) -> Session:
+    """The machine's own copy where there is one, else the bundle's file: both answer alike."""
+    copy = None if copies is None else copies.found(contents.digest, name)
+    if copy is not None:
+        return Session(copy)
     _check_alone(where, folder, name)
     try:
         session = Session(folder / name)

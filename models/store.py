@@ -35,6 +35,7 @@ from models.errors import (
     StoreError,
     VersionTaken,
 )
+from models.machine_copy import Copies
 from models.manifest import (
     AGAIN,
     FEATURES,
@@ -122,7 +123,13 @@ class Store:
         return self.root / name / version
 
     def open(
-        self, name: str, version: str, *, batch_exact: bool = False, digest: str | None = None
+        self,
+        name: str,
+        version: str,
+        *,
+        batch_exact: bool = False,
+        digest: str | None = None,
+        copies: Copies | None = None,
     ) -> Bundle:
         """Opens a version; see `Bundle.open`.
 
@@ -130,7 +137,7 @@ class Store:
             BundleCorrupt: also when the folder was renamed or copied under another name.
         """
         folder = self.folder(name, version)
-        bundle = Bundle.open(folder, batch_exact=batch_exact, digest=digest)
+        bundle = Bundle.open(folder, batch_exact=batch_exact, digest=digest, copies=copies)
         if (bundle.name, bundle.version) != (name, version):
             raise BundleCorrupt(
                 f"bundle {folder} says that it is {bundle.name}/{bundle.version}; a bundle keeps "

@@ -34,7 +34,10 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin"):
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, tag="hold"):
-    """A bundle to open, which has passed its gate; with it comes the file of its counters."""
+    """A bundle to open, which has passed its gate; with it comes the file of its counters.
+
+    `copies` are the sha256 of this machine's own copies of its models.
+    """
 
     number: int
     model: str
@@ -42,6 +45,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, tag="hold"):
     digest: str
     batch_exact: bool
     run_seconds: dict[int, float]
+    copies: dict[str, str] = {}
 
 
 class Held(msgspec.Struct, frozen=True):

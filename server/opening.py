@@ -4,11 +4,13 @@ import threading
 import time
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from features.runtime import version as onnxruntime_version
 from models.bundle import Bundle
 from models.gate import GateReport, run_gate
+from models.machine_copy import Copies
 from models.planning import Forced
 from models.store import Store
 from server.breaker import Breaker
@@ -27,6 +29,8 @@ from server.warm_up import warm_up
 PATIENCE: Final = 4
 """A deadline is so many times the latency that the owner promises for 99 of 100 requests."""
 DEFAULT_DEADLINE_MS: Final = 1_000.0
+COPIES: Final = "opened"
+"""Folder, in the state folder, of this machine's own copies of models."""
 
 
 class Opened(NamedTuple):
@@ -36,7 +40,22 @@ class Opened(NamedTuple):
     report: GateReport
 
 
-def open_route(store: Store, name: str, version: str, cancelled: threading.Event) -> Opened:
+def copies_folder(settings: Settings) -> Path | None:
+    """Where this machine's own copies of models lie; None where there is no state folder."""
+    if not settings.state_dir.is_dir():
+        return None
+    folder = settings.state_dir / COPIES
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def open_route(
+    store: Store,
+    name: str,
+    version: str,
+    cancelled: threading.Event,
+    copies: Path | None = None,
+) -> Opened:
     """A bundle that has passed its gate in another process, opened and warmed up here.
 
     Args:
@@ -44,12 +63,19 @@ def open_route(store: Store, name: str, version: str, cancelled: threading.Event
         name: of the model.
         version: of the model.
         cancelled: ends its gate early when it is set.
+        copies: folder of this machine's own copies; None for none.
 
     Raises:
         BundleError: it cannot be served; the message says why and what to do.
     """
-    report = run_gate(store.folder(name, version), cancelled=cancelled)
-    bundle = store.open(name, version, batch_exact=report.batch_exact, digest=report.digest)
+    report = run_gate(store.folder(name, version), cancelled=cancelled, copies=copies)
+    bundle = store.open(
+        name,
+        version,
+        batch_exact=report.batch_exact,
+        digest=report.digest,
+        copies=None if copies is None else Copies(copies, report.copies),
+    )
     return Opened(warm_up(make_route(bundle, curve(report.run_seconds))), report)
 
 

@@ -25,7 +25,7 @@ from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
 from server.logs import Seldom, logger, where
 from server.memory import trim
-from server.opening import configured, open_route
+from server.opening import configured, copies_folder, open_route
 from server.retired import Name, Retired
 from server.routes import AnyRoutes, Route, RouteTable, Unavailable, slot_of
 from server.series_budget import SeriesBudget
@@ -238,8 +238,8 @@ class InProcessRuntime:
 
     async def prepare(self, model: str, version: str) -> Prepared:
         """Examines a version in a process of its own, opens it and warms it up."""
-        store = Store(self.settings.store)
-        found = await asyncio.to_thread(open_route, store, model, version, self._stopping)
+        store, copies = Store(self.settings.store), copies_folder(self.settings)
+        found = await asyncio.to_thread(open_route, store, model, version, self._stopping, copies)
         facts = self._facts if self.phase is Phase.STARTING else NO_FACTS
         route = configured(found.route, self.settings, facts)
         series = [each.series for each in self.routes.loaded]

@@ -18,6 +18,7 @@ from typing import Any, Final
 import uvicorn
 import uvloop
 
+from models.machine_copy import Copies
 from models.store import Store
 from server import logs
 from server.apps import create_app
@@ -47,7 +48,7 @@ from server.http_counters import PATHS, HttpCounters
 from server.lanes import with_lane
 from server.memory import trim
 from server.moving import Mover, moving
-from server.opening import deadline_ns_of, layout_of, make_route
+from server.opening import copies_folder, deadline_ns_of, layout_of, make_route
 from server.orphans import die_with
 from server.port import Server, port_config, settle_memory
 from server.regions import Region
@@ -164,8 +165,13 @@ class WorkerRuntime(InProcessRuntime):
 
     def _opened(self, asked: Hold, counters: int) -> Route:
         store = Store(self.settings.store)
+        copies = copies_folder(self.settings)
         bundle = store.open(
-            asked.model, asked.version, batch_exact=asked.batch_exact, digest=asked.digest
+            asked.model,
+            asked.version,
+            batch_exact=asked.batch_exact,
+            digest=asked.digest,
+            copies=None if copies is None else Copies(copies, asked.copies),
         )
         layout = layout_of(bundle)
         region = Region(layout, mapped(counters), offset=layout.part(self._slot))

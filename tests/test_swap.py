@@ -139,6 +139,11 @@ def test_a_version_is_loaded_promoted_rolled_back_and_unloaded(server: Swapped):
     assert loaded["measured"]["golden_rows"] > 64
     assert loaded["measured"]["resident_bytes"] > 0
     assert loaded["contract"]["verdict"] == "compatible"
+    assert loaded["measured"]["copied"] == ["model.onnx"]
+    copies = server.state / "opened"
+    assert [path.name[:24] for path in copies.glob(f"{loaded['measured']['digest'][:24]}*")] == [
+        loaded["measured"]["digest"][:24]
+    ]
     assert (server.answers(), server.answers(query="?version=2")) == (1, 2)
 
     promoted = server.do("promote", version="2")
@@ -152,6 +157,7 @@ def test_a_version_is_loaded_promoted_rolled_back_and_unloaded(server: Swapped):
     assert server.answers() == 1
     gone = server.do("unload", version="2")
     assert gone["released"]
+    assert not list(copies.glob(f"{loaded['measured']['digest'][:24]}*"))
     assert gone["after"] == {"live": "1", "candidate": None, "previous": None}
     answer = predict(server.client, record(), "?version=2")
     assert (answer.status, answer.error["code"]) == (404, "unknown_version")

@@ -44,6 +44,7 @@ class Ledger:
         events: the log.
 
     Attributes:
+        folder: the state folder.
         changing: held while a change is checked and made, so that there is one at a time.
     """
 
@@ -51,7 +52,7 @@ class Ledger:
         self.runtime: Final = runtime
         self.events: Final = events
         self.changing: Final = asyncio.Lock()
-        self._folder = folder
+        self.folder: Final = folder
         self._facts = facts
 
     @property
@@ -65,7 +66,7 @@ class Ledger:
         Raises:
             OSError: the disk did not take them; the old ones stand.
         """
-        await asyncio.to_thread(write_facts, self._folder, facts)
+        await asyncio.to_thread(write_facts, self.folder, facts)
         self._facts = facts
 
     async def publish(self, change: Change, **facts: Any) -> None:

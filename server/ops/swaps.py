@@ -12,12 +12,14 @@ import msgspec
 from models.contract import ContractDiff, diff, read_contract
 from models.errors import BundleError, BundleNotFound, ServingError
 from models.gate import GateReport
+from models.machine_copy import sweep
 from models.store import Store
 from server.events import shortened
 from server.facts import SecondFact, SlotsFact
 from server.health import Phase
 from server.logs import logger
 from server.memory import free_bytes
+from server.opening import COPIES
 from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
 from server.routes import AnyRoutes, Second
 from server.runtime import Change
@@ -88,17 +90,23 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What the verifying process found of a bundle that was loaded."""
+    """What the verifying process found of a bundle that was loaded.
+
+    `release_seconds` is how long letting go of it stops a process; `copied` names the models of
+    which this machine has its own copies, which are what was measured.
+    """
 
     digest: str
     golden_rows: int
     features_off_by_one: int
     batch_exact: bool
     open_seconds: float
+    release_seconds: float
     resident_bytes: int
     peak_bytes: int
     row_seconds: float | None
     network: str
+    copied: list[str]
 
 
 class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +173,7 @@ class Swaps:
         for model, fact in self._ledger.facts.slots.items():
             if fact.second is not None and self._runtime.phase is Phase.SERVING:
                 await self._reopen(model, fact, fact.second)
+        await self._sweep()
 
     async def load(self, model: str, asked: Load, *, who: str) -> Swapped:
         """Examines a version and opens it beside the live one.
@@ -208,6 +217,7 @@ class Swaps:
                 done = self._at_generation(done)
                 await self._tell("unloaded", call, done)
             released = await self._runtime.settled(RELEASE_SECONDS)
+            await self._sweep()
             return msgspec.structs.replace(done, released=released)
 
     async def promote(self, model: str, asked: Promote, *, who: str) -> Swapped:
@@ -480,6 +490,12 @@ class Swaps:
             slots = {**self._ledger.facts.slots, model: SlotsFact(live=fact.live)}
             await self._ledger.write(msgspec.structs.replace(self._ledger.facts, slots=slots))
 
+    async def _sweep(self) -> None:
+        """Removes this machine's own copies of models that are not loaded."""
+        if not self._loading:  # else one is being written, or about to be opened
+            loaded = {route.bundle.digest for route in self._runtime.routes.loaded}
+            await asyncio.to_thread(sweep, self._ledger.folder / COPIES, loaded)
+
     # telling
 
     @asynccontextmanager
@@ -563,10 +579,12 @@ def measured(report: GateReport) -> Measured:
         features_off_by_one=report.features_off_by_one,
         batch_exact=report.batch_exact,
         open_seconds=report.open_seconds,
+        release_seconds=report.release_seconds,
         resident_bytes=report.resident_bytes,
         peak_bytes=report.peak_bytes,
         row_seconds=report.run_seconds.get(1),
         network=report.network,
+        copied=sorted(report.copies),
     )
 
 
