@@ -266,22 +266,6 @@ MODEL_TRAINED: Final = Metric(
     unit="seconds",
     help="When the bundle was trained, seconds since 1970.",
 )
-LOOP_LAG: Final = Metric(
-    name="keelmark_event_loop_lag_seconds",
-    kind="histogram",
-    unit="seconds",
-    help="How late the event loop was each time it was looked, twenty times a second.",
-)
-RUNNER_BUSY: Final = Metric(
-    name="keelmark_runner_busy_seconds_total",
-    kind="counter",
-    help="Time that the thread has worked in which long runs are made.",
-)
-RUNNER_DEATHS: Final = Metric(
-    name="keelmark_runner_deaths_total",
-    kind="counter",
-    help="Times that this thread came to an end and was replaced.",
-)
 MODEL_SLOT: Final = Metric(
     name="keelmark_model_slot",
     kind="gauge",
@@ -305,6 +289,22 @@ SWAP_DURATION: Final = Metric(
     labels=("swap",),
     unit="seconds",
     help="Time from such a call to its answer, where something was changed.",
+)
+LOOP_LAG: Final = Metric(
+    name="keelmark_event_loop_lag_seconds",
+    kind="histogram",
+    unit="seconds",
+    help="How late the event loop was each time it was looked, twenty times a second.",
+)
+RUNNER_BUSY: Final = Metric(
+    name="keelmark_runner_busy_seconds_total",
+    kind="counter",
+    help="Time that the thread has worked in which long runs are made.",
+)
+RUNNER_DEATHS: Final = Metric(
+    name="keelmark_runner_deaths_total",
+    kind="counter",
+    help="Times that this thread came to an end and was replaced.",
 )
 RENDER_SECONDS: Final = Metric(
     name="keelmark_metrics_render_seconds",
