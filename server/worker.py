@@ -344,7 +344,7 @@ class Worker:
             os.close(counters)  # what is mapped stays mapped
 
     def _held(self, table: Table) -> Holds | Refuses:
-        for held in table.live:
+        for held in (*table.live, *(second.held for second in table.second)):
             if held.number in self._refused:
                 return Refuses(table.generation, held.number, self._refused[held.number])
         self.runtime.hold_table(table)

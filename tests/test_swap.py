@@ -1,12 +1,16 @@
 """Loading, promoting, rolling back and unloading, in one process and with workers alike."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
+import random
 import shutil
+import signal
 import sys
 import threading
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +21,21 @@ import pytest
 from models.errors import GateFailed
 from models.store import Store
 from server import opening, shared_routes
+from server.cli.ops_client import NotRunning, ServerSaysNo, call
 from server.events import events_in
 from server.facts import read_facts
 from server.regions import Region
 from server.retired import KEPT_SECONDS, Retired
+from server.runtime import Prepared
 from server.series import Facts, ModelSeries
+from server.supervisor import SupervisorRuntime
 from tests.counters import small_layout
 from tests.in_thread import Client, Response, post, server_over
 from tests.operating import Since, ask, bearer
+from tests.serving import serving
 from tests.three import NAME, answer_of, pack_three, record, version_of
 from tests.tiny import pack_tiny
+from tests.workers import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
 BUSY_SECONDS = 60.0
@@ -499,3 +508,108 @@ def test_events_of_swaps_are_complete(server: Swapped):
     kinds = [event.kind for event in events_in(server.state)]
     for swap, kind in (("load", "loaded"), ("promote", "promoted"), ("rollback", "rolled_back")):
         assert kinds.count(kind) == count(server.client, swap, "done")
+
+
+def test_a_candidate_that_workers_cannot_open_is_given_up(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It goes between its gate and the workers: the live version answers, nothing is left."""
+    if sys.platform != "linux":
+        pytest.skip("workers are for Linux")
+    store = tmp_path / "store"
+    shutil.copytree(packed, store)
+    prepare = SupervisorRuntime.prepare
+
+    async def prepared_and_gone(self: SupervisorRuntime, model: str, version: str) -> Prepared:
+        prepared = await prepare(self, model, version)
+        if version == "2":
+            (store / NAME / "2").rename(tmp_path / "away")
+        return prepared
+
+    monkeypatch.setattr(SupervisorRuntime, "prepare", prepared_and_gone)
+    with server_over(store, tmp_path / "state", workers=2) as client:
+        server = Swapped(client, tmp_path / "state")
+        said = server.refused("load", "bundle_refused", version="2")
+        assert "no worker can serve it" in said
+        assert (server.slots(), server.answers()) == (("1", None, None), 1)
+        assert client.ops("/health/ready").json["workers"] == {"ready": 2, "wanted": 2}
+        (tmp_path / "away").rename(store / NAME / "2")
+        monkeypatch.setattr(SupervisorRuntime, "prepare", prepare)
+        server.do("load", version="2")
+        server.do("promote", version="2")
+        assert server.answers() == 2
+
+
+def kills(packed: Path, folder: Path, rounds: int) -> set[tuple[Any, ...]]:
+    """Kills supervisors in the middle of swaps; gives the states that restarts found."""
+    chance, found = random.Random(11), set[tuple[Any, ...]]()
+    store = folder / "store"
+    shutil.copytree(packed, store)
+    arguments = ("--workers", "2", "--drain-delay-seconds", "0")
+    for _ in range(rounds):
+        with serving(store, folder, *arguments) as server:
+            slots = read_facts(folder / "state").slots
+            if NAME in slots and slots[NAME].second is not None:  # it is opened after the live one
+                wait_until(lambda: status(folder)["second"] is not None)
+            model = status(folder)
+            answer = server.predict(NAME, record()).body
+            assert answer["version"] == model["version"]
+            assert version_of(answer["prediction"]) == int(model["version"])
+            second = model["second"] or {"slot": None, "version": None}
+            found.add((model["version"], second["slot"], second["version"]))
+            swaps = threading.Thread(target=swap_on, args=(folder, model["version"], second))
+            swaps.start()
+            time.sleep(chance.uniform(0, 0.5 if second["slot"] else 4.0))
+            server.process.send_signal(signal.SIGKILL)
+            swaps.join(BUSY_SECONDS)
+    return found
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Of the one model."""
+    (model,) = call("/status", server=None, state_dir=folder / "state")["models"]
+    return model
+
+
+def swap_on(folder: Path, live: str, second: dict[str, Any]) -> None:
+    """Loads, promotes and rolls back, until the server is gone."""
+
+    def swap(name: str, **body: str) -> None:
+        while True:
+            try:
+                call(f"/models/{NAME}/{name}", body, server=None, state_dir=folder / "state")
+            except ServerSaysNo as error:
+                if "still opening" not in str(error):
+                    raise
+            else:
+                return
+
+    with contextlib.suppress(NotRunning, OSError):
+        if second["slot"] is None:
+            swap("load", version="2")
+        if live == "2":
+            swap("rollback")
+        while True:
+            swap("promote", version="2")
+            swap("rollback")
+
+
+LEGAL = {
+    ("1", None, None),
+    ("1", "candidate", "2"),
+    ("2", "previous", "1"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
+def test_a_supervisor_killed_in_a_swap_leaves_a_state_that_a_restart_serves(
+    packed: Path, tmp_path: Path
+):
+    assert kills(packed, tmp_path, 3) <= LEGAL
+
+
+@pytest.mark.trial
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
+def test_supervisors_killed_at_random_in_swaps(packed: Path, tmp_path: Path):
+    found = kills(packed, tmp_path, int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "40")))
+    assert found == LEGAL

@@ -167,6 +167,7 @@ class Swaps:
         self._runtime = ledger.runtime
         self._store = store
         self._loading: dict[str, str] = {}
+        self._is_open = False
 
     async def open(self) -> None:
         """Loads what second slots held before a restart, now that live models are open."""
@@ -174,6 +175,7 @@ class Swaps:
             if fact.second is not None and self._runtime.phase is Phase.SERVING:
                 await self._reopen(model, fact, fact.second)
         await self._sweep()
+        self._is_open = True
 
     async def load(self, model: str, asked: Load, *, who: str) -> Swapped:
         """Examines a version and opens it beside the live one.
@@ -276,6 +278,12 @@ class Swaps:
         if self._runtime.phase is not Phase.SERVING:
             raise OperatorError(
                 "conflict", f"the server is {self._runtime.phase.value}; try again when it serves"
+            )
+        if not self._is_open:
+            raise OperatorError(
+                "conflict",
+                "the server is still opening what was loaded before its restart; try again when "
+                "`keelmark status` shows it",
             )
         self._ledger.check_generation(asked.if_generation)
 
