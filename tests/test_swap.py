@@ -420,6 +420,30 @@ def test_cycles_under_load_fail_and_mix_nothing_and_leave_nothing_old(server: Sw
     flip(server, 20)
 
 
+def test_promote_returns_when_every_worker_has_the_table(server: Swapped, workers: int):
+    """One is stopped for a moment, and answers by the new version on old connections then."""
+    if workers == 1:
+        pytest.skip("there are no workers")
+    server.do("load", version="2")
+    answer = ask(server.client, "/status", authorization=server._operator)
+    stopped = answer.json["workers"][0]["pid"]
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(server.client.connect()) for _ in range(4)]
+        request = post(f"/predict/{NAME}", json.dumps(record()).encode())
+        assert [version_of(c.ask(request).json["prediction"]) for c in kept] == [1] * 4
+        promoting = threading.Thread(target=server.do, args=("promote",), kwargs={"version": "2"})
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            promoting.start()
+            promoting.join(0.7)
+            assert promoting.is_alive()
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        promoting.join(BUSY_SECONDS)
+        assert not promoting.is_alive()
+        assert [version_of(c.ask(request).json["prediction"]) for c in kept] == [2] * 4
+
+
 @pytest.mark.trial
 def test_two_hundred_cycles_under_load(server: Swapped):
     flip(server, int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "200")))
