@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,16 +76,13 @@ def usual(field: Field) -> dict[str, Policy]:
 
 def with_policies(changed: Mapping[str, Mapping[str, Any]]) -> Edit:
     def edit(contract: Contract) -> Contract:
-        policies: Any = {
-            **contract.fallback.policies,
-            **{
-                name: {
-                    **contract.fallback.policies.get(name, {}),
-                    **{t: Policy(policy=p) if isinstance(p, str) else p for t, p in own.items()},
-                }
-                for name, own in changed.items()
-            },
-        }
+        policies: dict[str, Any] = dict(contract.fallback.policies)
+        for name, own in changed.items():
+            made = {
+                t: msgspec.convert({"policy": p}, Policy) if isinstance(p, str) else p
+                for t, p in own.items()
+            }
+            policies[name] = {**policies.get(name, {}), **made}
         return of_fallback(policies=policies)(contract)
 
     return edit

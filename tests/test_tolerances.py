@@ -68,7 +68,7 @@ def test_a_leaf_flipped_below_an_exponential_is_refused(
         held["distance"][17] = threshold
         return dataclasses.replace(converted, model=proto)
 
-    given = {"target": counts(), "holdout": (held, counts(200, seed=5)), **PLAIN}
+    given: dict[str, Any] = {"target": counts(), "holdout": (held, counts(200, seed=5)), **PLAIN}
     monkeypatch.setattr("models.packing.convert", convert_slightly_wrong)
     with pytest.raises(NativeMismatch, match=r"1 of 200 held-out rows.*\n.*held-out row 17"):
         packed(tmp_path, model=exponential("poisson"), **given)
