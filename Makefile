@@ -34,7 +34,7 @@ format: .venv/dev.stamp ## Put the code into shape
 	$(BIN)/ruff format
 
 pytest: .venv/dev.stamp ## Run the tests alone (ARGS="-k ladder")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 trials: .venv/dev.stamp .venv-ort120/installed.stamp ## Run the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m trial --timeout 3600 $(ARGS)

@@ -29,7 +29,7 @@ from server.opening import configured, copies_folder, open_route
 from server.retired import Name, Retired
 from server.routes import AnyRoutes, Route, RouteTable, Unavailable, slot_of
 from server.series_budget import SeriesBudget
-from server.settings import Settings
+from server.settings import Settings, SettingsError
 from server.swap_counters import SwapCounters
 from server.wanted import wanted_versions, why_not
 
@@ -325,6 +325,8 @@ class InProcessRuntime:
         """Puts a model into the table, as a route or with the reason why there is none."""
         try:
             route, _ = await self.prepare(name, version)
+        except SettingsError:  # a forced rung that is not there: whoever starts the server is told
+            raise
         except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
             if self._stopping.is_set():
                 return

@@ -368,6 +368,8 @@ class SupervisorRuntime:
         try:
             route, _ = await self.prepare(name, version)
             await self.publish(lambda table: table.with_route(route), keep_nothing)
+        except SettingsError:  # a forced rung that is not there: whoever starts the server is told
+            raise
         except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
             if self._stopping.is_set():
                 return

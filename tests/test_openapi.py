@@ -19,7 +19,7 @@ from models.policies import troubles_of
 from models.vocabulary import ERROR_CODES
 from server import openapi
 from server.openapi import codes_of, field_schema
-from server.protocols.predict import STATUS
+from server.protocols.predict import STATUS, Head
 from tests.in_thread import Client, get, server_over
 from tests.packed import CHECKS, full_bundle
 from tests.tiny import GOOD, NAME
@@ -256,7 +256,12 @@ def test_schemathesis_finds_a_status_that_the_page_has_not(
     from server import core
 
     refuse = core.Core.refuse
-    monkeypatch.setattr(core.Core, "refuse", lambda *a: refuse(*a)._replace(status=418))
+
+    def teapot(*arguments: Any) -> Any:
+        answer = refuse(*arguments)
+        return answer._replace(head=Head(418, answer.head.headers))
+
+    monkeypatch.setattr(core.Core, "refuse", teapot)
     ran = tried(server, "negative", *FAULT, "--max-failures", "5", "--continue-on-failure")
     assert ran.returncode == 1
     assert "Undocumented status code" in ran.stdout

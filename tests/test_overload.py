@@ -158,14 +158,17 @@ def at(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def overloaded(server: Client, rate: float, seconds: float, connections: int) -> list[Sent]:
+def overloaded(
+    server: Client, rate: float, seconds: float, connections: int, deadline_ms: int = DEADLINE_MS
+) -> list[Sent]:
     return open_loop(
-        server.port,
-        rate=rate,
-        seconds=seconds,
-        deadline_ms=DEADLINE_MS,
-        connections=connections,
+        server.port, rate=rate, seconds=seconds, deadline_ms=deadline_ms, connections=connections
     )
+
+
+def for_a_third(connections: int, capacity: float) -> int:
+    """A deadline within which a third of the connections can be answered, however fast it is."""
+    return max(5, round(1_000 * connections / capacity / 3))
 
 
 def recovers(server: Client, seconds: float = 0.5) -> list[float]:
@@ -185,14 +188,15 @@ def recovers(server: Client, seconds: float = 0.5) -> list[float]:
 def test_what_the_model_cannot_run_lower_rungs_answer_and_nothing_is_lost(server: Client):
     before = outcome(server, "model"), outcome(server, "rules")
     with heavy(server) as capacity, Memory() as memory:
-        sent = overloaded(server, TOO_MANY * capacity, 2, 64)
+        deadline_ms = for_a_third(64, capacity)
+        sent = overloaded(server, TOO_MANY * capacity, 2, 64, deadline_ms)
         recovers(server)
     assert len(sent) == int(TOO_MANY * capacity * 2)
     assert {one.status for one in sent} == {200}
     by_model = sum(one.served_by == "model" for one in sent)
     assert outcome(server, "model") - before[0] == by_model + 10
     assert outcome(server, "rules") - before[1] == len(sent) - by_model
-    assert len(sent) / 20 < by_model < len(sent) * 0.9
+    assert len(sent) / 100 < by_model < len(sent) * 0.9
     assert memory.growth_mib < 100
     assert server.metric(f"keelmark_queue_depth{{{LABELS}}}") == 0
 
@@ -200,7 +204,8 @@ def test_what_the_model_cannot_run_lower_rungs_answer_and_nothing_is_lost(server
 def test_what_nobody_can_answer_in_time_is_refused_with_a_time_to_come_again(server: Client):
     failed = outcome(server, "failed")
     with heavy(server, below_seconds=1.0) as capacity:
-        sent = overloaded(server, TOO_MANY * capacity, 2, 64)
+        deadline_ms = for_a_third(64, capacity)
+        sent = overloaded(server, TOO_MANY * capacity, 2, 64, deadline_ms)
         recovers(server)
     assert len(sent) == int(TOO_MANY * capacity * 2)
     refused = [one for one in sent if one.status != 200]

@@ -76,7 +76,7 @@ def test_nothing_is_written_but_the_state_folder(store: Path, tmp_path: Path):
         server.predict(NAME, GOOD)
     assert list(home.iterdir()) == []
     assert sorted(store.rglob("*")) == before
-    kept = {".gitignore", "lock", "facts.json", "events.jsonl", "operator.token"}
+    kept = {".gitignore", "lock", "facts.json", "events.jsonl", "operator.token", "opened"}
     assert {path.name for path in (tmp_path / "state").iterdir()} == kept
     assert (tmp_path / "state" / ".gitignore").read_text() == "*\n"
 
