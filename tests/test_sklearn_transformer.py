@@ -430,6 +430,7 @@ def test_a_pipeline_is_packed_by_its_parts(between: list[Any], tmp_path: Path):
             model=pipe[1:] if between else pipe[-1],
             training=table(),
             target=late(),
+            policies={"at": {"missing": "rules"}},  # a logistic regression takes no null
             default=0.5,
             progress=False,
         )
