@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -383,6 +384,9 @@ def _end_if_it_failed(opening: asyncio.Task[None]) -> None:
 
 
 async def _run(begin: Begin, descriptors: list[int], control: socket.socket) -> bool:
+    # One thread for all that is slow and not a run: opening bundles, giving memory back.
+    aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keelmark-aside")
+    asyncio.get_running_loop().set_default_executor(aside)
     return await Worker(begin, descriptors, control).run()
 
 
