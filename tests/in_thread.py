@@ -5,7 +5,8 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,13 @@ def server_over(store: Path, folder: Path, **settings: Any) -> Generator[Client]
     finally:
         stop.set()
         thread.join(TIMEOUT_SECONDS)
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether something becomes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False

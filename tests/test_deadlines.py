@@ -5,7 +5,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from server.pace import Pace
 from server.protocols.predict import decode
 from server.routes import Route
 from server.settings import Settings, SettingsError
-from tests.in_thread import Client, Response, post, server_over
+from tests.in_thread import Client, Response, post, server_over, until
 from tests.open_loop import open_loop
 from tests.tiny import GOOD, NAME
 
@@ -86,16 +86,6 @@ def slow_down(server: Client, seconds: float, **changes: Any) -> tuple[Slowed, R
     route = dataclasses.replace(before, bundle=bundle, **(fresh | changes))
     server.call(setattr, core, "routes", core.routes.with_route(route))
     return session, route
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether something becomes true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.005)
-    return False
 
 
 def predictions(server: Client, outcome: str) -> float:

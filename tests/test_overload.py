@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,7 +22,7 @@ from features.runtime import Session
 from server.cost import RunCost, curve
 from server.pace import Pace
 from server.settings import SHIPPED_STORE
-from tests.in_thread import Client, server_over
+from tests.in_thread import Client, server_over, until
 from tests.open_loop import Sent, open_loop
 from tests.tiny import GOOD, NAME
 
@@ -105,16 +105,6 @@ def heavy(server: Client, *, below_seconds: float = 10e-6) -> Generator[float]:
     finally:
         assert until(lambda: core.runner is not None and core.runner.is_idle)
         server.call(setattr, core, "routes", core.routes.with_route(before))
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether something becomes true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.005)
-    return False
 
 
 class Memory:
