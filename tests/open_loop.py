@@ -110,14 +110,15 @@ def send_all(
     port: int, rate: float, seconds: float, connections: int, request: bytes
 ) -> list[Sent]:
     """See `open_loop`; what is due while no connection is free waits for the first one."""
-    free = [_Connection(port) for _ in range(connections)]
+    # The one free longest goes first: none is idle for so long that the server closes it.
+    free = deque(_Connection(port) for _ in range(connections))
     busy: list[_Connection] = []
     answers: list[tuple[float, float, bytes]] = []
     began = time.perf_counter() + 0.1
     left = deque(began + number / rate for number in range(int(rate * seconds)))
     while left or busy:
         while left and free and left[0] <= time.perf_counter():
-            connection = free.pop()
+            connection = free.popleft()
             busy.append(connection)
             connection.send(request, left.popleft())
         # `select` waits to the microsecond, `epoll` to the millisecond.
