@@ -14,7 +14,7 @@ from server import catalogue
 from server.catalogue import METRICS, Metric
 from server.http_counters import HttpCounters, read_http
 from server.regions import Region, Totals, read_totals
-from server.series import HttpSeries, ModelSeries, Page, gauge
+from server.series import HttpSeries, ModelSeries, Page, single
 from server.standing import Standing, read_standing
 from server.vitals import read_vitals
 from server.vitals_series import vitals_page
@@ -150,8 +150,8 @@ class Exposition:
         rest = _written_by_client(self._registry, form)
         n_series = sum(each.series.n_series for each in exposed) + self._http_series.n_series
         n_series += sum(lines.count("\n") for each in more for lines in each.values())
-        pages.append(gauge(catalogue.SERIES, n_series + 2))  # with this one and the next
-        pages.append(gauge(catalogue.RENDER_SECONDS, perf_counter() - began))
+        pages.append(single(catalogue.SERIES, n_series + 2))  # with this one and the next
+        pages.append(single(catalogue.RENDER_SECONDS, perf_counter() - began))
         return _together(pages, form).encode() + rest
 
 

@@ -146,7 +146,7 @@ class HttpSeries:
         }
 
 
-def gauge(metric: Metric, value: float) -> Page:
+def single(metric: Metric, value: float) -> Page:
     """A metric of one series without labels."""
     return {metric.name: f"{metric.name} {value!r}\n"}
 
@@ -248,12 +248,12 @@ def _histograms(layout: Layout) -> Iterator[_Block]:
     own = layout.model, layout.version
     yield _Block(
         catalogue.REQUEST_DURATION,
-        _histogram_template(catalogue.REQUEST_DURATION, [own], layout.total_bounds),
+        histogram_template(catalogue.REQUEST_DURATION, [own], layout.total_bounds),
         partial(_observations, "total_buckets", slice(len(STAGES), None)),
     )
     yield _Block(
         catalogue.STAGE_DURATION,
-        _histogram_template(
+        histogram_template(
             catalogue.STAGE_DURATION, [(*own, stage) for stage in STAGES], layout.stage_bounds
         ),
         partial(_observations, "stage_buckets", slice(0, len(STAGES))),
@@ -303,7 +303,7 @@ def _standing_templates(layout: Layout) -> Page:
         )
     }
     bounds = [float(bound) for bound in BATCH_BOUNDS]
-    batches = _histogram_template(catalogue.BATCH_ROWS, [own], bounds, total="%d")
+    batches = histogram_template(catalogue.BATCH_ROWS, [own], bounds, total="%d")
     return {**templates, catalogue.BATCH_ROWS.name: batches}
 
 
@@ -346,13 +346,21 @@ def _template(metric: Metric, series: Iterable[Sequence[object]], *, number: str
     )
 
 
-def _histogram_template(
+def histogram_template(
     metric: Metric,
     series: Iterable[Sequence[object]],
     bounds: Sequence[float],
     *,
     total: str = "%d.%09d",
 ) -> str:
+    """The lines of histograms: each takes its counts up to every bound and in all, sum, and count.
+
+    Args:
+        metric: a histogram.
+        series: the values of the metric's labels, of each.
+        bounds: upper ones of all buckets but the last.
+        total: how the sum is written; by default of whole seconds and nanoseconds.
+    """
     lines: list[str] = []
     for values in series:
         labels = list(zip(metric.labels, values, strict=True))
@@ -368,7 +376,7 @@ def _histogram_template(
 def _braced(labels: Iterable[tuple[str, object]]) -> str:
     """Labels as both formats write them, for a template: `{model="flights",version="7"}`."""
     pairs = ",".join(f'{name}="{_escaped(str(value))}"' for name, value in labels)
-    return "{" + pairs.replace("%", "%%") + "}"
+    return "{" + pairs.replace("%", "%%") + "}" if pairs else ""
 
 
 def _escaped(value: str) -> str:

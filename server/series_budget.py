@@ -5,7 +5,7 @@ from typing import Final
 
 from models.errors import ServingError
 from server import catalogue
-from server.series import ModelSeries, Page, gauge
+from server.series import ModelSeries, Page, single
 
 
 class TooManySeries(ServingError):
@@ -51,6 +51,5 @@ class SeriesBudget:
 
     def page(self) -> Page:
         """What the metrics say of it."""
-        return gauge(catalogue.SERIES_LIMIT, self._most) | {
-            catalogue.SERIES_REFUSED.name: f"{catalogue.SERIES_REFUSED.name} {self.refused}\n"
-        }
+        limit = single(catalogue.SERIES_LIMIT, self._most)
+        return limit | single(catalogue.SERIES_REFUSED, self.refused)

@@ -1,14 +1,19 @@
 """How often operators have loaded, promoted, rolled back and unloaded, and how long it took."""
 
-from itertools import accumulate, product
+from bisect import bisect_left
+from itertools import accumulate, chain, product
 from typing import Final
 
 from models.vocabulary import SWAP_RESULTS, SWAPS
 from server import catalogue
-from server.series import Page
+from server.series import Page, histogram_template, single
 
 BOUNDS: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0)
 """Seconds: a promotion takes milliseconds, a load what opening takes, twice and more."""
+
+_DURATIONS: Final = histogram_template(
+    catalogue.SWAP_DURATION, [(swap,) for swap in SWAPS], BOUNDS, total="%r"
+)
 
 
 class SwapCounters:
@@ -22,7 +27,7 @@ class SwapCounters:
     def done(self, swap: str, seconds: float) -> None:
         """Something was changed."""
         self._results[swap, "done"] += 1
-        self._buckets[swap][sum(seconds > bound for bound in BOUNDS)] += 1
+        self._buckets[swap][bisect_left(BOUNDS, seconds)] += 1
         self._seconds[swap] += seconds
 
     def refused(self, swap: str) -> None:
@@ -36,21 +41,11 @@ class SwapCounters:
             f'{name}{{swap="{swap}",result="{result}"}} {count}\n'
             for (swap, result), count in self._results.items()
         )
-        seconds = "".join(map(self._histogram, SWAPS))
-        number = f"{catalogue.GENERATION.name} {generation}\n"
-        return {
-            name: results,
-            catalogue.SWAP_DURATION.name: seconds,
-            catalogue.GENERATION.name: number,
-        }
+        durations = _DURATIONS % tuple(chain.from_iterable(map(self._numbers, SWAPS)))
+        page = {name: results, catalogue.SWAP_DURATION.name: durations}
+        return page | single(catalogue.GENERATION, generation)
 
-    def _histogram(self, swap: str) -> str:
-        name = catalogue.SWAP_DURATION.name
+    def _numbers(self, swap: str) -> list[float]:
+        """Of its histogram: counts up to every bound, sum, count."""
         counts = list(accumulate(self._buckets[swap]))
-        lines = [
-            f'{name}_bucket{{swap="{swap}",le="{bound}"}} {count}\n'
-            for bound, count in zip((*map(repr, BOUNDS), "+Inf"), counts, strict=True)
-        ]
-        lines.append(f'{name}_sum{{swap="{swap}"}} {self._seconds[swap]!r}\n')
-        lines.append(f'{name}_count{{swap="{swap}"}} {counts[-1]}\n')
-        return "".join(lines)
+        return [*counts, self._seconds[swap], counts[-1]]

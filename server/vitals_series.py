@@ -1,25 +1,19 @@
 """The series of how workers do as processes, summed over them."""
 
 from itertools import accumulate
+from typing import Final
 
 from server import catalogue
-from server.series import Page
+from server.series import Page, histogram_template, single
 from server.vitals import LAG_BOUNDS, Read
 
-_NS = 1_000_000_000
+_NS: Final = 1_000_000_000
+_LAGS: Final = histogram_template(catalogue.LOOP_LAG, [()], LAG_BOUNDS)
 
 
 def vitals_page(read: Read) -> Page:
     """What is said of loops and threads."""
-    lag, busy, deaths = catalogue.LOOP_LAG.name, catalogue.RUNNER_BUSY.name, catalogue.RUNNER_DEATHS
     counts = list(accumulate(read.lags))
-    lines = [
-        f'{lag}_bucket{{le="{bound}"}} {count}\n'
-        for bound, count in zip((*LAG_BOUNDS, "+Inf"), counts, strict=True)
-    ]
-    lines += [f"{lag}_sum {read.lag_ns / _NS!r}\n", f"{lag}_count {counts[-1]}\n"]
-    return {
-        lag: "".join(lines),
-        busy: f"{busy} {read.busy_ns / _NS!r}\n",
-        deaths.name: f"{deaths.name} {read.deaths}\n",
-    }
+    lags = _LAGS % (*counts, *divmod(read.lag_ns, _NS), counts[-1])
+    busy = single(catalogue.RUNNER_BUSY, read.busy_ns / _NS)
+    return {catalogue.LOOP_LAG.name: lags, **busy, **single(catalogue.RUNNER_DEATHS, read.deaths)}

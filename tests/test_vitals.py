@@ -94,7 +94,7 @@ def test_workers_are_summed_and_a_successor_goes_on():
         'keelmark_event_loop_lag_seconds_bucket{le="0.0025"} 1',
         'keelmark_event_loop_lag_seconds_bucket{le="0.005"} 3',
         'keelmark_event_loop_lag_seconds_bucket{le="+Inf"} 3',
-        "keelmark_event_loop_lag_seconds_sum 0.0067",
+        "keelmark_event_loop_lag_seconds_sum 0.006700000",
         "keelmark_event_loop_lag_seconds_count 3",
         "keelmark_runner_busy_seconds_total 3.5",
         "keelmark_runner_deaths_total 2",
