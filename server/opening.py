@@ -68,6 +68,14 @@ def open_route(
     Raises:
         BundleError: it cannot be served; the message says why and what to do.
     """
+    bundle, report = open_examined(store, name, version, cancelled, copies)
+    return Opened(warm_up(make_route(bundle, curve(report.run_seconds))), report)
+
+
+def open_examined(
+    store: Store, name: str, version: str, cancelled: threading.Event, copies: Path | None
+) -> tuple[Bundle, GateReport]:
+    """The very bundle that has passed its gate, opened here; see `open_route`."""
     report = run_gate(store.folder(name, version), cancelled=cancelled, copies=copies)
     bundle = store.open(
         name,
@@ -76,7 +84,7 @@ def open_route(
         digest=report.digest,
         copies=None if copies is None else Copies(copies, report.copies),
     )
-    return Opened(warm_up(make_route(bundle, curve(report.run_seconds))), report)
+    return bundle, report
 
 
 def make_route(bundle: Bundle, cost: RunCost, region: Region | None = None) -> Route:

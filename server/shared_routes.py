@@ -4,15 +4,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.gate import GateReport, run_gate
-from models.machine_copy import Copies
+from models.gate import GateReport
 from models.manifest import Manifest
 from models.planning import Forced
 from models.store import Store
 from server.board import mapped, sealed_file
 from server.control import Held, HeldSecond, Hold, Message, Missing, Table
 from server.memory import trim
-from server.opening import copies_folder, facts_of, layout_of
+from server.opening import copies_folder, facts_of, layout_of, open_examined
 from server.regions import Region
 from server.routes import AnyRoutes
 from server.series import ModelSeries
@@ -91,15 +90,7 @@ def examine(
         BundleError: it cannot be served.
     """
     store = Store(settings.store)
-    copies = copies_folder(settings)
-    report = run_gate(store.folder(model, version), cancelled=cancelled, copies=copies)
-    bundle = store.open(
-        model,
-        version,
-        batch_exact=report.batch_exact,
-        digest=report.digest,
-        copies=None if copies is None else Copies(copies, report.copies),
-    )
+    bundle, report = open_examined(store, model, version, cancelled, copies_folder(settings))
     layout = layout_of(bundle)
     series = ModelSeries(layout, facts_of(bundle))
     card = Card(bundle.name, bundle.version, bundle.digest, bundle.manifest)

@@ -20,7 +20,7 @@ import pytest
 
 from models.errors import GateFailed
 from models.store import Store
-from server import opening, shared_routes
+from server import opening
 from server.cli.ops_client import NotRunning, ServerSaysNo, call
 from server.events import events_in
 from server.facts import read_facts
@@ -335,8 +335,7 @@ def test_a_candidate_whose_process_does_not_come_through_changes_nothing(
     def fails(*_: Any, **__: Any) -> None:
         raise GateFailed(FAILURES[how])
 
-    for room in (opening, shared_routes):
-        monkeypatch.setattr(room, "run_gate", fails)
+    monkeypatch.setattr(opening, "run_gate", fails)
     since = Since(server.state)
     assert server.refused("load", "bundle_refused", version="2") == FAILURES[how]
     (event,) = since("swap_refused")
