@@ -40,6 +40,8 @@ Change = Callable[[AnyRoutes], AnyRoutes]
 """Makes the next table out of the current one."""
 Keep = Callable[[int], Awaitable[None]]
 """Puts on the disk what is to survive, with the generation that it belongs to."""
+Tell = Callable[[str, str, dict[str, str]], Awaitable[None]]
+"""Writes an event of a kind, about a model, with facts."""
 
 _log = logger("runtime")
 
@@ -294,7 +296,7 @@ class InProcessRuntime:
         self.core.routes = RouteTable(self._generation, unavailable=unavailable)
         for each in found:
             if each.version is not None and not self._stopping.is_set():
-                await self._open(each.model, each.version)
+                await open_live(self, each.model, each.version, self._stopping, self._tell)
         if self._stopping.is_set():
             return
         self.phase = Phase.SERVING
@@ -321,27 +323,6 @@ class InProcessRuntime:
             while route.counter.pending:
                 route.counter.fold()
 
-    async def _open(self, name: str, version: str) -> None:
-        """Puts a model into the table, as a route or with the reason why there is none."""
-        try:
-            route, _ = await self.prepare(name, version)
-        except SettingsError:  # a forced rung that is not there: whoever starts the server is told
-            raise
-        except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
-            if self._stopping.is_set():
-                return
-            # Of an error of ours the message says it all; anything else is a defect.
-            trace = None if isinstance(error, ServingError) else error
-            facts = {"model": name, "version": version, "reason": str(error)}
-            _log.error("model_not_loaded", **facts, exc_info=trace)
-            missing = Unavailable(name, version, why_not(error))
-            await self.publish(lambda table: table.without(missing), keep_nothing)
-            self._tell("model_not_loaded", name, version, reason=str(error))
-        else:
-            _log.info("model_loaded", model=name, version=version, digest=route.bundle.digest[:12])
-            await self.publish(lambda table: table.with_route(route), keep_nothing)
-            self._tell("model_loaded", name, version, digest=route.bundle.digest)
-
     def _let_go(self, route: Route) -> None:
         """Keeps what was counted for a route that is in no table; its bundle goes when it can."""
         key, loop = object(), asyncio.get_running_loop()
@@ -356,9 +337,9 @@ class InProcessRuntime:
         asyncio.get_running_loop().run_in_executor(None, trim)
         self._is_settled.set()
 
-    def _tell(self, kind: str, model: str, version: str, **facts: str) -> None:
+    async def _tell(self, kind: str, model: str, facts: dict[str, str]) -> None:
         if self._events is not None:
-            self._events.append(kind, model=model, facts={"version": version, **facts})
+            await asyncio.to_thread(self._events.append, kind, model=model, facts=facts)
 
     def _fold_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(FOLD_SECONDS, self._fold, loop)
@@ -385,6 +366,42 @@ class InProcessRuntime:
         if held_back is not None:
             facts = {"kind": type(error).__name__, "where": where(error), "held_back": held_back}
             _log.error("fold_failed", **facts)
+
+
+async def open_live(
+    runtime: Runtime, name: str, version: str, stopping: threading.Event, tell: Tell
+) -> None:
+    """Puts a model into the table, as a route or with the reason why there is none.
+
+    Args:
+        runtime: that starts.
+        name: of the model.
+        version: of the model.
+        stopping: set when the server is to end: then nothing is said.
+        tell: writes an event.
+
+    Raises:
+        SettingsError: a rung is forced that is not there, which is for whoever starts the server.
+    """
+    try:
+        route, _ = await runtime.prepare(name, version)
+        await runtime.publish(lambda table: table.with_route(route), keep_nothing)
+    except SettingsError:
+        raise
+    except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
+        if stopping.is_set():
+            return
+        # Of an error of ours the message says it all; anything else is a defect.
+        trace = None if isinstance(error, ServingError) else error
+        facts = {"version": version, "reason": str(error)}
+        _log.error("model_not_loaded", model=name, **facts, exc_info=trace)
+        missing = Unavailable(name, version, why_not(error))
+        await runtime.publish(lambda table: table.without(missing), keep_nothing)
+        await tell("model_not_loaded", name, facts)
+    else:
+        digest = route.bundle.digest
+        _log.info("model_loaded", model=name, version=version, digest=digest[:12])
+        await tell("model_loaded", name, {"version": version, "digest": digest})
 
 
 async def keep_nothing(_: int) -> None:

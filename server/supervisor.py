@@ -29,16 +29,16 @@ from server.logs import logger
 from server.opening import forced_rung
 from server.regions import fold
 from server.retired import Retired
-from server.routes import AnyRoutes, Routes, Unavailable, slot_of
+from server.routes import AnyRoutes, Routes, slot_of
 from server.runtime import (
     CannotReplace,
     Change,
     Keep,
     Prepared,
     WorkerStatus,
-    keep_nothing,
     name_of,
     names_of,
+    open_live,
 )
 from server.series import ModelSeries
 from server.series_budget import SeriesBudget
@@ -46,7 +46,7 @@ from server.settings import Settings, SettingsError
 from server.shared_routes import SharedRoute, examine, messages_of
 from server.standing import leave
 from server.swap_counters import SwapCounters
-from server.wanted import wanted_versions, why_not
+from server.wanted import wanted_versions
 from server.worker_series import worker_page
 
 PATIENCE_SECONDS: Final = 30.0
@@ -191,7 +191,8 @@ class SupervisorRuntime:
         await self.fleet.until(lambda: self.fleet.ready > 0 or self._stopping.is_set())
         for each in found:
             if each.version is not None and not self._stopping.is_set():
-                await self._open(each.model, each.version)
+                model, version = each.model, each.version
+                await open_live(self, model, version, self._stopping, self._tell_of_model)
         if not self._stopping.is_set():
             self._go_on(Phase.SERVING)
 
@@ -363,30 +364,8 @@ class SupervisorRuntime:
 
     # within
 
-    async def _open(self, name: str, version: str) -> None:
-        """Puts a model into the table, as a route or with the reason why there is none."""
-        try:
-            route, _ = await self.prepare(name, version)
-            await self.publish(lambda table: table.with_route(route), keep_nothing)
-        except SettingsError:  # a forced rung that is not there: whoever starts the server is told
-            raise
-        except Exception as error:  # noqa: BLE001  (whatever one model raises, the others serve)
-            if self._stopping.is_set():
-                return
-            trace = None if isinstance(error, ServingError) else error
-            facts = {"model": name, "version": version, "reason": str(error)}
-            _log.error("model_not_loaded", **facts, exc_info=trace)
-            missing = Unavailable(name, version, why_not(error))
-            await self.publish(lambda table: table.without(missing), keep_nothing)
-            await self._tell_of_model("model_not_loaded", name, version, reason=str(error))
-        else:
-            digest = route.bundle.digest
-            _log.info("model_loaded", model=name, version=version, digest=digest[:12])
-            await self._tell_of_model("model_loaded", name, version, digest=digest)
-
-    async def _tell_of_model(self, kind: str, model: str, version: str, **facts: str) -> None:
-        told = {"version": version, **facts}
-        await asyncio.to_thread(self._events.append, kind, model=model, facts=told)
+    async def _tell_of_model(self, kind: str, model: str, facts: dict[str, str]) -> None:
+        await asyncio.to_thread(self._events.append, kind, model=model, facts=facts)
 
     def _settle(self, before: AnyRoutes, tried: AnyRoutes) -> None:
         """Has workers let go of what is in the current table no more, or has never come into it."""
