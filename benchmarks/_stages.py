@@ -33,7 +33,7 @@ PLACES: Final = (
         "counters and distributions",
         r"\((server/(counting|regions|http_counters|layout|notes)|models/)",
     ),
-    ("writing the answer", r"\(server/(protocols|prediction_ids)|^Core._written"),
+    ("writing the answer", r"\(server/(protocols|prediction_ids)|^Core.written"),
     ("deadlines, routing, pace", r"\(server/(placing|pace|breaker|routes|cost)"),
     (
         "HTTP: parser, headers, lane",

@@ -5,8 +5,9 @@ decoded, encoded. `settle` takes the requests that one loop iteration brought th
 with one run a route: run, ladder, count, answer. One request alone is a list of one.
 
 What would hold up the loop is done by the same functions in the runner's thread: reading (`server.
-reading`) and working (`server.work`). Deciding where (`server.placing`), counting and answering are
-always the loop's: the counters' ring has one writer, and an answer is given once.
+reading`) and working (`server.work`); `server.threaded` has the way there and back. Deciding where
+(`server.placing`), counting and answering are always the loop's: the counters' ring has one writer,
+and an answer is given once.
 """
 
 import math
@@ -22,27 +23,21 @@ from models.vocabulary import REASONS
 from server.asked import Asked, Request, Results
 from server.breaker import CLOSED
 from server.cost import LOOP_NS
-from server.counting import commit, commit_failed, write_part, write_rows
+from server.counting import commit, commit_failed, write_rows
 from server.logs import Seldom, logger, where
-from server.placing import (
-    HERE,
-    Place,
-    fits_here,
-    is_worth_below,
-    may_answer_below,
-    place,
-    predicted_ns,
-)
+from server.placing import HERE, Place, fits_here, place, predicted_ns
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import STATUS, Answer, error_answer
 from server.reading import read
-from server.refusals import NO_ERRORS, RowError, RowErrors, errors_of
+from server.refusals import RowError, RowErrors
+from server.refusing import find_errors
 from server.routes import Route, RouteTable
-from server.runner import SKIPPED, Runner, ThreadDied
+from server.runner import Runner
 from server.settings import Settings
 from server.standing import Queued
+from server.threaded import Threaded
 from server.vitals import Pulse, Vitals
-from server.waiting import Batch, Bounds, Job
+from server.waiting import Bounds, Job
 from server.work import work
 
 DRAINING: Final = "this server is about to stop; send the request again over a new connection."
@@ -88,10 +83,11 @@ class Core:
         Args:
             vitals: are told how the thread and the loop do.
         """
+        threaded = Threaded(self)
         self.runner = Runner(
-            self._do,
-            self._take_back,
-            self._answer_overdue,
+            threaded.do,
+            threaded.take_back,
+            threaded.answer_overdue,
             bounds_of(self.settings),
         )
         self.runner.start()
@@ -145,15 +141,15 @@ class Core:
         try:
             if fits_here(asked, now_ns):
                 return True
-            self._send(asked, place(asked, now_ns, self.runner))
+            self.send(asked, place(asked, now_ns, self.runner))
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
-            self._fail(asked, error)
+            self.fail(asked, error)
         return False
 
-    def _send(self, asked: Asked, found: Place) -> None:
+    def send(self, asked: Asked, found: Place) -> None:
         """Settles a request alone, from below, in the thread, or not."""
         if found.refused is not None:
-            self._turn_away(asked, found.refused)
+            self.turn_away(asked, found.refused)
         elif found.is_in_thread and self.runner is not None:
             self.runner.submit(Job.of(asked, found))
         else:
@@ -164,12 +160,12 @@ class Core:
             results = work(route, group)
             if results is not None:
                 if not is_usual(route, results):
-                    self._take_note(route, results)
-                self._finish(route, group, results)
+                    self.take_note(route, results)
+                self.finish(route, group, results)
                 return
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
             if len(group) == 1:
-                self._fail(group[0], error)
+                self.fail(group[0], error)
                 return
         # One of them broke what they shared; alone, only that one can fail.
         for asked in group:
@@ -179,26 +175,26 @@ class Core:
     def _settle_again(self, asked: Asked) -> None:
         """Runs a request alone whose shared run raised, if the breaker and its deadline let it."""
         if asked.route.breaker.state != CLOSED:
-            self._settle_below(asked, "breaker")
+            self.settle_below(asked, "breaker")
         elif perf_counter_ns() + predicted_ns(asked) < asked.deadline_ns:
             self._settle_group(asked.route, [asked])
         else:
-            self._settle_below(asked, "model_error")
+            self.settle_below(asked, "model_error")
 
-    def _settle_below(self, asked: Asked, failed: str) -> None:
+    def settle_below(self, asked: Asked, failed: str) -> None:
         """Answers from a lower rung."""
         try:
             self._settle_alone(asked, Place(failed=failed))
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
-            self._fail(asked, error)
+            self.fail(asked, error)
 
     def _settle_alone(self, asked: Asked, found: Place) -> None:
         results = work(asked.route, [asked], found.failed)
         assert results is not None, "only a run that was shared has no results"
-        self._take_note(asked.route, results, found)
-        self._finish(asked.route, [asked], results)
+        self.take_note(asked.route, results, found)
+        self.finish(asked.route, [asked], results)
 
-    def _take_note(self, route: Route, results: Results, found: Place = HERE) -> None:
+    def take_note(self, route: Route, results: Results, found: Place = HERE) -> None:
         """Tells a run to the pace and the breaker, and what it raised to the log."""
         if not results.has_run:
             if found.is_probe:
@@ -209,7 +205,7 @@ class Core:
             measured_ns = route.cost.predict_ns(len(answers.outcome))
             route.pace.took(results.run_ns, measured_ns, found.is_trial)
         else:
-            self._say_raised(route.bundle, error)
+            self.say_raised(route.bundle, error)
         invalid = len(answers.invalid_outputs)
         is_bad = error is not None or invalid > answers.outcome.count(MODEL)
         if found.is_probe:
@@ -217,118 +213,21 @@ class Core:
         else:
             route.breaker.ran(is_bad=is_bad)
 
-    # in the runner's thread
-
-    def _do(self, jobs: Batch) -> Results | None:
-        """Reads and runs requests; None if a shared run raised."""
-        for job in jobs:
-            if not job.asked.is_read:
-                read(job.asked, self.settings, perf_counter_ns())
-        first = jobs[0]
-        return work(first.asked.route, [job.asked for job in jobs], first.place.failed)
-
-    # on the loop again
-
-    def _take_back(self, jobs: Batch, outcome: Any) -> None:
-        """Answers jobs that the thread is through with, unless it was too late."""
-        self._take_outcome(jobs, outcome)
-        for job in jobs:
-            if job.is_counted:
-                job.asked.route.notice.ended()
-        left = [job for job in jobs if not job.asked.is_answered]
-        if left and isinstance(outcome, Results):
-            self._finish_late([job.asked for job in jobs], outcome)
-            return
-        for job in left:
-            if outcome is None:
-                self._run_alone(job.asked)
-            elif outcome is SKIPPED:
-                self._answer_overdue(job)
-            elif isinstance(outcome, RequestError):
-                self._hand_over(job.asked, self.refuse(outcome, job.asked.request.request_id))
-            elif isinstance(outcome, ThreadDied) and may_answer_below(job.asked):
-                self._settle_below(job.asked, "model_error")
-            else:
-                self._fail(job.asked, outcome)
-
-    def _take_outcome(self, jobs: Batch, outcome: Any) -> None:
-        """Tells the breaker, the pace and the metrics what came of jobs that had one run."""
-        route, found = jobs[0].asked.route, jobs[0].place
-        if isinstance(outcome, Results):
-            self._take_note(route, outcome, found)
-            if outcome.has_run:
-                route.notice.ran(len(outcome.answers.outcome))
-        elif isinstance(outcome, ThreadDied):
-            self._say_raised(route.bundle, outcome)
-            told = route.breaker.probed if found.is_probe else route.breaker.ran
-            told(is_bad=True)
-        elif found.is_probe:
-            route.breaker.not_probed()
-
-    def _run_alone(self, asked: Asked) -> None:
-        """Runs a request in the thread again whose shared run raised: alone, only one can fail."""
-        try:
-            found = place(asked, perf_counter_ns(), self.runner)
-            if found.is_in_thread and self.runner is not None:
-                self.runner.submit(Job.of(asked, found, is_alone=True))
-            else:
-                self._send(asked, found)
-        except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
-            self._fail(asked, error)
-
-    def _finish_late(self, group: list[Asked], results: Results) -> None:
-        try:
-            if any(asked.is_answered for asked in group):
-                self._finish_rest(group, results)
-            else:
-                self._finish(group[0].route, group, results)
-        except Exception as error:  # noqa: BLE001  (a defect of ours costs its requests only)
-            for asked in group:
-                self._fail(asked, error)
-
-    def _finish_rest(self, group: list[Asked], results: Results) -> None:
-        """As `_finish`, where some have been answered: their deadline came during the run."""
-        errors = find_errors(group, results.answers)
-        notes = group[0].route.notes.of(results.answers)
-        first = 0
-        for asked in group:
-            count = len(asked.records)
-            if not asked.is_answered:
-                answer = self._written(asked, results.answers, first, errors)
-                write_part(asked, results, slice(0, count), notes, first)
-                commit(asked, results)
-                self._hand_over(asked, answer)
-            first += count
-
-    def _answer_overdue(self, job: Job) -> None:
-        """Answers a request without its run, which goes on if it has begun."""
-        asked = job.asked
-        if job.is_counted:
-            asked.route.notice.abandoned()
-        elapsed_ns = perf_counter_ns() - job.began_ns if job.began_ns else 0
-        if is_worth_below(asked, elapsed_ns):
-            self._settle_below(asked, "deadline")
-            return
-        try:
-            self._turn_away(asked, "deadline")
-        except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
-            self._fail(asked, error)
-
     # the end of every way
 
-    def _finish(self, route: Route, group: list[Asked], results: Results) -> None:
+    def finish(self, route: Route, group: list[Asked], results: Results) -> None:
         """Counts each request and, right after it, hands its answer over."""
         answers = results.answers
         errors = find_errors(group, answers)
         write_rows(route, group, results)
         first = 0
         for asked in group:
-            answer = self._written(asked, answers, first, errors)
+            answer = self.written(asked, answers, first, errors)
             commit(asked, results)
-            self._hand_over(asked, answer)
+            self.hand_over(asked, answer)
             first += len(asked.records)
 
-    def _written(self, asked: Asked, answers: Answers, first: int, errors: RowErrors) -> Answer:
+    def written(self, asked: Asked, answers: Answers, first: int, errors: RowErrors) -> Answer:
         prediction_id = self.ids.next()
         request_id = asked.request.request_id or prediction_id
         writer = asked.route.writer
@@ -339,15 +238,15 @@ class Core:
             return writer.refused(errors[first], request_id)
         return writer.single(answers, first, request_id, prediction_id)
 
-    def _turn_away(self, asked: Asked, code: str) -> None:
+    def turn_away(self, asked: Asked, code: str) -> None:
         """503 or 504 for a whole request; its rows, where they are known, count as failed."""
         request_id = asked.request.request_id or self.ids.next()
         error = RowError(code, TURNED_AWAY[code], STATUS[code])
         answer = asked.route.writer.refused(error, request_id)
         commit_failed(asked, REASON_OF[code])
-        self._hand_over(asked, answer)
+        self.hand_over(asked, answer)
 
-    def _fail(self, asked: Asked, error: Exception) -> None:
+    def fail(self, asked: Asked, error: Exception) -> None:
         """500 for a request that a defect of ours hit; its rows count as failed."""
         if asked.is_answered:
             return
@@ -357,9 +256,9 @@ class Core:
             commit_failed(asked)
         except Exception as uncounted:  # noqa: BLE001  (it is answered, counted or not)
             self.defect(uncounted, request, version=version)
-        self._hand_over(asked, answer)
+        self.hand_over(asked, answer)
 
-    def _hand_over(self, asked: Asked, answer: Answer) -> None:
+    def hand_over(self, asked: Asked, answer: Answer) -> None:
         """Once a request, and whatever its lane makes of it: others wait for theirs."""
         asked.is_answered = True
         try:
@@ -377,7 +276,7 @@ class Core:
             **facts,
         )
 
-    def _say_raised(self, bundle: Bundle, error: Exception) -> None:
+    def say_raised(self, bundle: Bundle, error: Exception) -> None:
         """One line a second: a model that raises does so for every request."""
         held_back = self._seldom.held_back(bundle.digest)
         if held_back is not None:
@@ -440,21 +339,3 @@ def may_share(route: Route, group: list[Asked]) -> bool:
     """Whether one run and one stretch of the counters' ring can hold all of them."""
     rows = sum(len(asked.records) for asked in group)
     return route.bundle.batch_exact and rows <= route.counter.capacity
-
-
-def find_errors(group: list[Asked], answers: Answers) -> RowErrors:
-    """The rows that get an error instead of an answer, by their place in the run; mostly none."""
-    errors: dict[int, Any] = {}
-    first = 0
-    for asked in group:
-        if asked.strays or answers.bad or asked.request.is_strict:
-            errors |= errors_of(
-                asked.route.bundle,
-                asked.records,
-                asked.strays,
-                answers,
-                first,
-                is_strict=asked.request.is_strict,
-            )
-        first += len(asked.records)
-    return errors or NO_ERRORS

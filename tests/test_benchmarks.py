@@ -162,7 +162,7 @@ def test_the_chart_has_a_bar_for_every_contender(tools: Any):
         (["run_until_complete", "write (libc.so.6)"], "writing to sockets, the kernel"),
         (["uv__io_poll (linux.c:1452)", "epoll_pwait (libc.so.6)"], "waiting"),
         (
-            ["Core._finish (server/core.py:2)", "commit (server/counting.py:1)", "pack (x.so)"],
+            ["Core.finish (server/core.py:2)", "commit (server/counting.py:1)", "pack (x.so)"],
             "counters and distributions",
         ),
         (

@@ -368,7 +368,7 @@ def test_a_defect_in_the_thread_is_an_internal_error(
 
     failed = predictions(server, "failed")
     with slowed(server):
-        monkeypatch.setattr("server.core.work", defect)
+        monkeypatch.setattr("server.threaded.work", defect)
         response = server.predict(GOOD, deadline(20_000))
         assert (response.status, response.error["code"]) == (500, "internal")
         assert b"secret" not in response.body
