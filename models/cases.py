@@ -11,7 +11,7 @@ from features.fitted import Fitted
 from models.edges import edge_cases
 from models.errors import PackingError
 from models.examples import records_of
-from models.golden import SEED, sample_size
+from models.golden import SEED, most_edges, sample_size
 from models.training_rows import Rows
 
 
@@ -33,7 +33,13 @@ def cases_of(features: Fitted, rows: Rows, *, others: int = 0) -> Cases:
     places = np.concatenate([places[first : first + 1], np.delete(places, first)])
     records = records_of(rows.table, places, features.fields)
     _check_encoders_agree(features, rows, places, records)
-    edges = edge_cases(features.fields, features.vocabularies, features.zones, records[0])
+    edges = edge_cases(
+        features.fields,
+        features.vocabularies,
+        features.zones,
+        records[0],
+        most=most_edges(others),
+    )
     kept = records[: sample_size(len(edges) + others)]
     samples = [(f"sample {number}", record) for number, record in enumerate(kept)]
     return Cases(samples, edges)

@@ -1,6 +1,8 @@
 """Generated edge cases: what real rows show too rarely, and what goes wrong first.
 
-Each case is one clean record with one thing changed, so that a difference names its cause.
+Each case is one clean record with one thing changed, so that a difference names its cause. A model
+of many fields would have as many cases as all its fields have edges, each with all its fields: it
+changes one thing of each of several fields in a case, as many as it takes to stay within a limit.
 """
 
 import math
@@ -42,17 +44,59 @@ def edge_cases(
     vocabularies: Mapping[str, Sequence[str]],
     zones: Mapping[str, Zone],
     base: Record,
+    *,
+    most: int | None = None,
 ) -> list[Case]:
-    """All cases for these fields, named `field: what`; `base` is a clean record."""
+    """All cases for these fields.
+
+    Args:
+        fields: of the model.
+        vocabularies: of its categories.
+        zones: of its timestamps.
+        base: a clean record.
+        most: cases there should be, at least those of the field that has most; None for no limit.
+
+    Returns:
+        Named `field: what`, or where a case is of several fields `fields a to z: edges 3`.
+    """
     cases: list[Case] = [
         ("all missing", {}),
         ("all null", dict.fromkeys(field.name for field in fields)),
         ("all invalid", {field.name: INVALID[field.kind] for field in fields}),
     ]
-    for field in fields:
-        for what, value in _values(field, vocabularies.get(field.name, ()), zones):
-            cases.append((f"{field.name}: {what}", {**base, field.name: value}))
+    edges = {
+        field.name: list(_values(field, vocabularies.get(field.name, ()), zones))
+        for field in fields
+    }
+    for names in _groups(edges, None if most is None else most - len(cases)):
+        if len(names) == 1:
+            (name,) = names
+            cases += [(f"{name}: {what}", {**base, name: value}) for what, value in edges[name]]
+        else:
+            cases += _together(names, edges, base)
     return cases
+
+
+def _groups(edges: Mapping[str, Sequence[Any]], most: int | None) -> list[list[str]]:
+    """Fields that share their cases: as few together as the limit allows, of like many edges."""
+    by_edges = sorted(edges, key=lambda name: -len(edges[name]))
+    for size in range(1, len(by_edges) + 1):
+        groups = [by_edges[at : at + size] for at in range(0, len(by_edges), size)]
+        if most is None or sum(len(edges[first]) for first, *_ in groups) <= most:
+            return [[name] for name in edges] if size == 1 else groups
+    return [by_edges] if by_edges else []
+
+
+def _together(
+    names: Sequence[str], edges: Mapping[str, Sequence[tuple[str, Any]]], base: Record
+) -> Iterator[Case]:
+    """Cases that each take every field to one of its edges, until all have been at all of theirs.
+
+    A field that has fewer than another begins again.
+    """
+    for place in range(len(edges[names[0]])):
+        values = {name: edges[name][place % len(edges[name])][1] for name in names}
+        yield f"fields {names[0]} to {names[-1]}: edges {place}", {**base, **values}
 
 
 def _values(

@@ -22,7 +22,9 @@ SEED: Final = 20_260
 SAMPLE_ROWS: Final = 64
 """Sample rows at least, as far as there are."""
 ALL_ROWS: Final = 256
-"""Sample rows fill up to here."""
+"""Sample rows fill up to here, and generated ones leave room for some."""
+LEAST_EDGES: Final = 64
+"""Generated rows that there may be however many other ones."""
 UNASKED: Final = "operator"
 """The reason with which the rules are shown a row that the model answers, unless its case says."""
 
@@ -91,6 +93,11 @@ class Answered:
 def sample_size(others: int) -> int:
     """How many sample rows go with so many other ones."""
     return max(SAMPLE_ROWS, ALL_ROWS - others)
+
+
+def most_edges(others: int) -> int:
+    """How many generated rows may go with so many other ones that are no sample."""
+    return max(LEAST_EDGES, ALL_ROWS - SAMPLE_ROWS - others)
 
 
 def golden_of(answering: Answering, fitted: Fitted, cases: Sequence[Case]) -> Golden:

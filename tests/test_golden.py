@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from features import boolean, category, number, timestamp
 from features.encoding import Encoded
@@ -23,6 +24,7 @@ from models.golden import coverage
 from models.ladder import Below, Ladder, Plan
 from models.manifest import Golden, read
 from models.outputs import ModelOutputs
+from models.packing import pack
 from models.replay import replay, ulps_apart
 from tests.packed import (
     DRIVERS,
@@ -187,6 +189,48 @@ def test_edge_cases_are_what_they_are_called(every_kind: Fitted):
     assert np.isfinite(every_kind.transform(encoded)).any(), (
         "and none of them makes the graph raise"
     )
+
+
+def test_many_fields_share_their_cases_and_each_comes_to_all_its_edges(every_kind: Fitted):
+    base = records_of(table_of_every_kind(), np.asarray([0]), every_kind.fields)[0]
+    given = every_kind.fields, every_kind.vocabularies, every_kind.zones, base
+    alone = edge_cases(*given)
+    assert edge_cases(*given, most=len(alone)) == alone
+    for most in (len(alone) - 1, len(alone) // 2, 40):
+        together = edge_cases(*given, most=most)
+        assert len(together) <= most
+        assert len({name for name, _ in together}) == len(together)
+        for name, record in alone[3:]:
+            field = name.partition(": ")[0]
+            shown = [repr(other[field]) for _, other in together[3:]]
+            assert repr(record[field]) in shown, name  # 0.0 is not -0.0
+
+
+def test_a_bundle_of_many_fields_has_few_golden_rows_and_misses_nothing(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    names = [f"n{i}" for i in range(80)]
+    table = {name: rng.random(300) for name in names}
+    declared = {name: number(name, low=0, high=1).impute(0.5) for name in names}
+    fitted, x = FeatureSet("wide", version=1, features=declared).fit_transform(table, quiet=True)
+    target = x[:, 0] > 0.5
+    policies = {name: {"out_of_bounds": "rules"} for name in names[:40]}
+    folder = pack(
+        tmp_path,
+        "wide",
+        "1",
+        features=fitted,
+        model=LogisticRegression().fit(x, target),
+        training=table,
+        target=target,
+        policies=policies,
+        rules=[{"name": "high", "when": "r.n7 > 0.99", "outputs": 0.75}],
+        default=0.25,
+        progress=False,
+    )
+    bundle = Bundle.open(folder)
+    assert len(bundle.golden.rows) <= 256
+    assert coverage(bundle).missing == []
+    assert replayed(bundle).rows == len(bundle.golden.rows)
 
 
 def test_records_of_a_table_encode_to_its_bits(every_kind: Fitted):
