@@ -1,14 +1,19 @@
 """Nulls on their way into a model that takes none."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.baseline_packing import CompiledBaseline
 from models.convert.graph import Native
 from models.draft import Settled
+from models.outputs import ModelOutputs
+
+Run = Callable[[NDArray[np.float64]], ModelOutputs]
+"""Outputs and features for encoded rows."""
 
 
 def warn_of_nulls(settled: Settled, native: Native | None, record: Mapping[str, Any]) -> None:
@@ -30,7 +35,7 @@ def warn_of_nulls(settled: Settled, native: Native | None, record: Mapping[str, 
         for name, given in answered.items()
         if given.policy == "accept" or (given.policy == "repair" and given.value is None)
     ]
-    refused = _refused(settled, native, record, names)
+    refused = _refused(settled.run, settled, native, record, names)
     if refused:
         warnings.warn(
             f"fields {refused} may be missing, which makes a feature null, and this model takes no "
@@ -42,12 +47,40 @@ def warn_of_nulls(settled: Settled, native: Native | None, record: Mapping[str, 
         )
 
 
+def warn_of_baseline_nulls(
+    settled: Settled, baseline: CompiledBaseline, record: Mapping[str, Any]
+) -> None:
+    """Warns of fields with which the baseline answers when they are missing, and cannot.
+
+    Args:
+        settled: the model with its policies.
+        baseline: of the same bundle.
+        record: one that the model answers.
+    """
+    nullable = {field.name for field in settled.fields if field.nullable}
+    accepts = baseline.accepts.items()
+    names = [name for name, accepted in accepts if "missing" in accepted and name in nullable]
+    refused = _refused(baseline.run, settled, baseline.converted.native, record, names)
+    if refused:
+        warnings.warn(
+            f"fields {refused} may be missing where the baseline answers, which makes a feature of "
+            "it null, and its model takes no null: such rows go on to the rules, or get an answer "
+            "that means nothing. Fill them in among its features, number(...).impute('median'); or "
+            f"leave 'missing' out of baseline_accepts for {refused[0]!r}",
+            stacklevel=3,
+        )
+
+
 def _refused(
-    settled: Settled, native: Native | None, record: Mapping[str, Any], names: Sequence[str]
+    run: Run,
+    settled: Settled,
+    native: Native | None,
+    record: Mapping[str, Any],
+    names: Sequence[str],
 ) -> list[str]:
-    """Those of the names without which the model does not answer; nothing if it never does."""
+    """Those of the names without which a model does not answer; nothing if it never does."""
     records = [{**record, name: None} for name in names]
-    got = settled.run(settled.encoder.encode([*records, record]).rows)
+    got = run(settled.encoder.encode([*records, record]).rows)
     features, is_finite = got.features, _finite_rows(got.values)
     assert features is not None
     if not is_finite[-1] or not _is_taken(native, features[-1:]):

@@ -213,7 +213,7 @@ def test_a_bundle_of_many_fields_has_few_golden_rows_and_misses_nothing(tmp_path
     declared = {name: number(name, low=0, high=1).impute(0.5) for name in names}
     fitted, x = FeatureSet("wide", version=1, features=declared).fit_transform(table, quiet=True)
     target = x[:, 0] > 0.5
-    policies = {name: {"out_of_bounds": "rules"} for name in names[:40]}
+    policies: dict[str, Any] = {name: {"out_of_bounds": "rules"} for name in names[:40]}
     folder = pack(
         tmp_path,
         "wide",

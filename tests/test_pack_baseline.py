@@ -340,6 +340,25 @@ def test_one_that_accepts_no_golden_row_is_refused(store: Path):
         packed(store, baseline=(fitted, model), baseline_accepts={"driver": []})
 
 
+def test_nulls_that_reach_a_baseline_which_takes_none_are_warned_of(store: Path):
+    """A linear model over a feature that is null where its field is."""
+    columns = {"distance": number("distance", unit="km", low=0, high=100)}
+    fitted = FeatureSet("plain", version=1, features=columns).fit(trips(), quiet=True)
+    rows = trips()
+    known = np.isfinite(rows["distance"])
+    x = fitted.transform(rows, quiet=True)
+    model = LogisticRegression(tol=0.1).fit(x[known], rows["late"][known])
+    training = {name: np.asarray(values)[known] for name, values in rows.items()}
+    given: dict[str, Any] = {"baseline": (fitted, model), "training": training}
+    with pytest.warns(
+        UserWarning, match=r"\['distance'\] may be missing where the baseline"
+    ) as said:
+        packed(store, **given, baseline_accepts={"distance": ["missing"]})
+    (message,) = (str(warning.message) for warning in said)
+    assert "leave 'missing' out of baseline_accepts for 'distance'" in message
+    packed(store, "2", **given, baseline_accepts={"distance": []})
+
+
 def test_one_that_does_not_answer_as_its_library_is_refused(store: Path):
     proto = convert(simple()[1], simple_features()[1].shape[1]).model
 
