@@ -29,8 +29,8 @@ def records(count: int) -> list[dict[str, float]]:
     return [{name: float(column[row]) for name, column in columns.items()} for row in range(count)]
 
 
-def publish(store: Path, name: str, model: ModelProto) -> Path:
-    """Packs a model over the table; gives its folder."""
+def publish(store: Path, name: str, model: ModelProto, baseline: ModelProto | None = None) -> Path:
+    """Packs a model over the table, and what answers for it, if anything; gives its folder."""
     features = FeatureSet(
         name,
         version=1,
@@ -44,11 +44,16 @@ def publish(store: Path, name: str, model: ModelProto) -> Path:
         name,
         "1",
         features=fitted,
-        model=OnnxModel(model, outputs={"value": "value"}),
+        model=_of(model),
         training=table(),
+        baseline=None if baseline is None else (fitted, _of(baseline)),
         default={"value": 0.0},
         progress=False,
     )
+
+
+def _of(model: ModelProto) -> OnnxModel:
+    return OnnxModel(model, outputs={"value": "value"})
 
 
 def network(width: int, layers: int = 3) -> ModelProto:

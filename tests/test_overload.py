@@ -1,7 +1,7 @@
 """Twice as many requests as the server can run: open loops over real sockets, from outside.
 
-The short ones look at who was answered by whom and that nothing was lost or left over; how quickly
-is looked at by the trials, on a machine that does nothing else.
+Who was answered by whom, and that nothing was lost or left over. How quickly is looked at by the
+trials of `test_overload_trials.py`.
 """
 
 import contextlib
@@ -26,8 +26,6 @@ from tests.in_thread import Client, server_over, until
 from tests.open_loop import Sent, open_loop
 from tests.tiny import GOOD, NAME
 
-DEADLINE_MS: Final = 150
-CONNECTIONS: Final = 256
 LABELS: Final = f'model="{NAME}",version="1"'
 TOO_MANY: Final = 5
 """Times its capacity that a model is asked in the short ones: what is measured on a busy machine
@@ -139,17 +137,8 @@ def outcome(server: Client, word: str) -> float:
     return server.metric(f'keelmark_predictions_total{{{LABELS},outcome="{word}"}}')
 
 
-def waited(sent: Sent) -> float:
-    """Seconds from sending to the answer: what the generator was late itself is left out."""
-    return sent.seconds - sent.unsent_seconds
-
-
-def at(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def overloaded(
-    server: Client, rate: float, seconds: float, connections: int, deadline_ms: int = DEADLINE_MS
+    server: Client, rate: float, seconds: float, connections: int, deadline_ms: int
 ) -> list[Sent]:
     return open_loop(
         server.port, rate=rate, seconds=seconds, deadline_ms=deadline_ms, connections=connections
@@ -161,15 +150,11 @@ def for_a_third(connections: int, capacity: float) -> int:
     return max(5, round(1_000 * connections / capacity / 3))
 
 
-def recovers(server: Client, seconds: float = 0.5) -> list[float]:
-    """Seconds that requests take, some time after; each is answered by the model."""
-    time.sleep(seconds)
-    taken: list[float] = []
+def recovers(server: Client) -> None:
+    """Some time after, the model answers again."""
+    time.sleep(0.5)
     for _ in range(10):
-        began = time.monotonic()
         assert server.predict(GOOD, "Keelmark-Deadline-Ms: 5000").json["served_by"] == "model"
-        taken.append(time.monotonic() - began)
-    return taken
 
 
 # a model whose run is nearly all that a request costs
@@ -205,72 +190,22 @@ def test_what_nobody_can_answer_in_time_is_refused_with_a_time_to_come_again(ser
     assert outcome(server, "failed") == failed + len(refused)
 
 
-@pytest.mark.trial
-@pytest.mark.parametrize("below_seconds", [10e-6, 1.0], ids=["answered from below", "refused"])
-def test_twice_its_capacity_for_a_minute_is_answered_in_time(server: Client, below_seconds: float):
-    with heavy(server, below_seconds=below_seconds) as capacity, Memory() as memory:
-        usual = recovers(server)
-        sent = overloaded(server, 2 * capacity, 60, CONNECTIONS)
-        after = recovers(server, 2)
-    assert len(sent) == int(2 * capacity * 60)
-    late = [waited(one) for one in sent if waited(one) > DEADLINE_MS / 1e3 + 0.010]
-    slowest = max(map(waited, sent))
-    assert len(late) <= len(sent) / 1000, f"{len(late)} of {len(sent)}, slowest {slowest:.4f} s"
-    refused = [waited(one) for one in sent if one.reason == "overloaded" and one.status == 503]
-    if below_seconds == 1.0:
-        assert len(refused) > len(sent) / 4
-        assert at(refused, 0.99) <= 0.020, f"p99 of refusals {at(refused, 0.99):.4f} s"
-    by_model = sum(one.served_by == "model" for one in sent)
-    assert by_model / 60 > 0.7 * capacity, f"{by_model / 60:.0f} of {capacity:.0f} rows a second"
-    assert memory.growth_mib < 100
-    assert at(after, 0.5) < 2 * at(usual, 0.5)
-
-
 # a model so cheap that HTTP is what there is too much of
 
 
-def flood(server: Client, seconds: float, connections: int) -> list[Sent]:
-    """More than can be read: every connection sends again as soon as it is answered."""
-    return open_loop(
-        server.port,
-        rate=20_000,
-        seconds=seconds,
-        deadline_ms=240,
-        connections=connections,
-        model="flights",
-        value=FLIGHT,
-    )
-
-
-def shares_in_time(server: Client) -> tuple[float, float]:
-    """Requests whose answer was handed over within 250 ms of their first byte, and all."""
-    family = "keelmark_request_duration_seconds"
-    own = 'model="flights",version="1"'
-    return (
-        server.metric(f'{family}_bucket{{{own},le="0.25"}}'),
-        server.metric(f"{family}_count{{{own}}}"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "connections"),
-    [(0.5, 64), pytest.param(60, CONNECTIONS, marks=pytest.mark.trial)],
-)
-def test_more_requests_than_http_can_take_are_all_answered(
-    tmp_path: Path, seconds: float, connections: int
-):
+def test_more_requests_than_http_can_take_are_all_answered(tmp_path: Path):
     with server_over(SHIPPED_STORE, tmp_path) as server, Memory() as memory:
-        sent = flood(server, seconds, connections)
-        assert len(sent) == int(20_000 * seconds)
+        sent = open_loop(
+            server.port,
+            rate=20_000,
+            seconds=0.5,
+            deadline_ms=240,
+            connections=64,
+            model="flights",
+            value=FLIGHT,
+        )
+        assert len(sent) == 10_000
         assert {one.status for one in sent} == {200}
-        in_time, all_of_them = shares_in_time(server)
-        assert all_of_them == len(sent)
-        time.sleep(2)
-        began = time.monotonic()
-        said = server.predict(FLIGHT, "Keelmark-Deadline-Ms: 5000", model="flights")
-        assert said.status == 200
-        taken = time.monotonic() - began
+        family = "keelmark_request_duration_seconds_count"
+        assert server.metric(f'{family}{{model="flights",version="1"}}') == len(sent)
     assert memory.growth_mib < 100
-    if seconds == 60:
-        assert in_time >= 0.999 * all_of_them
-        assert taken < 0.05

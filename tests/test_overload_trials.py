@@ -1,0 +1,204 @@
+"""Twice what a server can do, for a minute: how quickly it answers and refuses, and what it keeps.
+
+A server process as it is shipped, models that are really slow, and a client process. On a machine
+that does nothing else: `make trials`.
+"""
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pytest
+
+from server.settings import SHIPPED_STORE
+from tests import readme
+from tests.open_loop import Sent, open_loop
+from tests.serving import Server, serving
+from tests.test_overload import FLIGHT
+
+pytestmark = pytest.mark.trial
+
+NAME: Final = "slow"
+TREES: Final = 24_000
+DEADLINE_MS: Final = 150
+CONNECTIONS: Final = 256
+SECONDS: Final = 60
+RECORD: Final = {f"x{i:02}": 0.25 for i in range(24)}
+
+
+def publish(store: Path, *, slow_below: bool) -> None:
+    """A model of many trees; its baseline, if it has one, is as slow as itself."""
+    from _heavy import publish, trees  # found beside the other benchmarks
+
+    publish(store, NAME, trees(TREES), trees(TREES, depth=5) if slow_below else None)
+
+
+class Memory:
+    """Watches the memory of a process, from a beginning on."""
+
+    def __init__(self, pid: int) -> None:
+        self._statm = Path(f"/proc/{pid}/statm")
+
+    def __enter__(self) -> Self:
+        self.before = self.most = self._bytes()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.1):
+            self.most = max(self.most, self._bytes())
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _bytes(self) -> int:
+        return int(self._statm.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def growth_mib(self) -> float:
+        return (self.most - self.before) / (1 << 20)
+
+
+def capacity(server: Server) -> float:
+    """Rows a second that the model answers as fast as it can, with the machine as it is."""
+    sending = threading.Thread(
+        target=functools.partial(
+            open_loop,
+            server.port,
+            rate=1_000,
+            seconds=6,
+            deadline_ms=60_000,
+            connections=64,
+            model=NAME,
+            value=RECORD,
+        )
+    )
+    sending.start()
+    try:
+        time.sleep(2)
+        first, began = by_model(server), time.perf_counter()
+        time.sleep(3)
+        return (by_model(server) - first) / (time.perf_counter() - began)
+    finally:
+        sending.join()
+
+
+def by_model(server: Server) -> float:
+    labels = frozenset({("model", NAME), ("version", "1"), ("outcome", "model")})
+    return server.samples()["keelmark_predictions_total", labels]
+
+
+def waited(sent: Sent) -> float:
+    """Seconds from sending to the answer: what the generator was late itself is left out."""
+    return sent.seconds - sent.unsent_seconds
+
+
+def at(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def taken(ask: Callable[[], Any]) -> list[float]:
+    """Seconds that each of some requests takes."""
+    seconds: list[float] = []
+    for _ in range(20):
+        began = time.perf_counter()
+        assert ask().status == 200
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+@pytest.fixture(params=[False, True], ids=["answered from below", "refused"])
+def slow(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Generator[tuple[Server, bool]]:
+    monkeypatch.syspath_prepend(str(readme.ROOT / "benchmarks"))
+    publish(tmp_path / "store", slow_below=request.param)
+    with serving(tmp_path / "store", tmp_path) as server:
+        yield server, request.param
+
+
+def test_twice_its_capacity_for_a_minute_is_answered_in_time(
+    slow: tuple[Server, bool], record_property: Callable[[str, object], None]
+):
+    server, is_refused = slow
+    can = capacity(server)
+    ask = functools.partial(server.predict, NAME, RECORD, Keelmark_Deadline_Ms="5000")
+    usual = taken(ask)
+    with Memory(server.process.pid) as memory:
+        sent = open_loop(
+            server.port,
+            rate=2 * can,
+            seconds=SECONDS,
+            deadline_ms=DEADLINE_MS,
+            connections=CONNECTIONS,
+            model=NAME,
+            value=RECORD,
+        )
+        time.sleep(2)
+        after = taken(ask)
+    late = [waited(one) for one in sent if waited(one) > DEADLINE_MS / 1e3 + 0.010]
+    refused = [waited(one) for one in sent if one.status == 503]
+    kept = sum(one.served_by == "model" for one in sent) / SECONDS
+    record_property("capacity, rows/s", round(can))
+    record_property("kept by the model, rows/s", round(kept))
+    record_property("late", f"{len(late)} of {len(sent)}, slowest {max(map(waited, sent)):.3f} s")
+    record_property("refused", f"{len(refused)}, p99 {at(refused or [0.0], 0.99):.4f} s")
+    record_property("growth, MiB", memory.growth_mib)
+    record_property("median before and after, s", (at(usual, 0.5), at(after, 0.5)))
+    assert len(sent) == int(2 * can * SECONDS)
+    assert len(late) <= len(sent) / 1000
+    if is_refused:
+        assert len(refused) > len(sent) / 4
+        assert at(refused, 0.99) <= 0.020
+    else:
+        assert {one.status for one in sent} == {200}
+    assert kept > 0.7 * can
+    assert memory.growth_mib < 100
+    assert at(after, 0.5) < 2 * at(usual, 0.5)
+
+
+def test_more_requests_than_http_can_take_are_all_answered(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+):
+    with serving(SHIPPED_STORE, tmp_path) as server:
+        ask = functools.partial(server.predict, "flights", FLIGHT)
+        usual = taken(ask)
+        with Memory(server.process.pid) as memory:
+            sent = open_loop(
+                server.port,
+                rate=20_000,
+                seconds=SECONDS,
+                deadline_ms=240,
+                connections=CONNECTIONS,
+                model="flights",
+                value=FLIGHT,
+            )
+            in_time, answered = shares_in_time(server)
+            time.sleep(2)
+            after = taken(ask)
+    record_property("in time", f"{in_time:.0f} of {answered:.0f}")
+    record_property("growth, MiB", memory.growth_mib)
+    record_property("median before and after, s", (at(usual, 0.5), at(after, 0.5)))
+    assert len(sent) == 20_000 * SECONDS
+    assert {one.status for one in sent} == {200}
+    assert answered == len(sent) + len(usual)
+    assert in_time >= 0.999 * answered
+    assert memory.growth_mib < 100
+    assert at(after, 0.5) < 2 * at(usual, 0.5)
+
+
+def shares_in_time(server: Server) -> tuple[float, float]:
+    """Requests whose answer was handed over within 250 ms of their first byte, and all."""
+    family, own = "keelmark_request_duration_seconds", {("model", "flights"), ("version", "1")}
+    samples = server.samples()
+    return (
+        samples[f"{family}_bucket", frozenset({*own, ("le", "0.25")})],
+        samples[f"{family}_count", frozenset(own)],
+    )
