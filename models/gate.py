@@ -1,37 +1,30 @@
 """The gate: a bundle's first load, in a process of its own that may crash, hang or eat memory.
 
 The child opens the bundle, replays the golden rows singly and as one batch, and measures what
-serving it will cost. It answers with data over a pipe; whatever happens to it, the caller gets a
-report or an error.
-Whether the child failed is judged by one thing: no verdict came.
+serving it will cost. Whatever happens to it (`models.child`), the caller gets a report or an error.
 """
 
-import json
-import os
 import resource
-import select
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import IO, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from features import runtime
-from models import errors, gate_child, machine_copy
+from models import errors, machine_copy
 from models.bundle import Bundle
+from models.child import ChildLimits, NoAnswer, ask_child
 from models.errors import BundleError, GateFailed
 from models.machine_copy import Copies
 from models.manifest import Strict
 from models.replay import Replay, replay, replay_tensors
+from models.trimming import trim
 
 BASE_BYTES: Final = 256 << 20
 BYTES_PER_BYTE: Final = 25
@@ -41,16 +34,10 @@ The other files count too: their JSON becomes objects, and a text of ten bytes i
 about sixty, and as much again in the dictionary that finds it."""
 COPY_BYTES: Final = 16 << 20
 COPY_RATIO: Final = 8
-LARGEST_VERDICT: Final = 1 << 20
-LARGEST_COMPLAINT: Final = 1 << 20
 LARGEST_BATCH: Final = 256
 SECONDS_PER_SIZE: Final = 0.02
-SECONDS_TO_END: Final = 5.0
-LOOK_SECONDS: Final = 0.05
-"""How often it is looked whether the gate was cancelled."""
-SHOWN_COMPLAINT: Final = 400
-ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""All that the child's environment has; one BLAS thread saves 40 MB."""
+VERDICT: Final = "models.gate:verdict_for"
+"""What the child is asked for, see `models.child`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,18 +120,25 @@ def run_gate(
     """
     folder = folder.resolve()
     limits = limits.for_bundle(folder)
-    with tempfile.TemporaryFile() as complaint:
-        answer, why = _child(folder, limits, complaint, cancelled or threading.Event(), copies)
-        if answer:
-            return _with_copies(_reported(folder, answer), copies)
-        complaint.seek(0)
-        said = complaint.read(LARGEST_COMPLAINT).decode("utf-8", "replace").strip()
-    said = f" Its last words: {said[-SHOWN_COMPLAINT:]}" if said else ""
-    raise GateFailed(
-        f"bundle {folder}: its first load, in a process of its own, gave no verdict: {why}. "
-        f"Nothing was loaded here and what serves goes on.{said} Check the model file, or allow "
-        "it more if it is known to be that large."
+    assert limits.address_space_bytes is not None
+    into = None if copies is None else str(copies.resolve())
+    within = ChildLimits(
+        address_space_bytes=limits.address_space_bytes,
+        cpu_seconds=limits.cpu_seconds,
+        wall_seconds=limits.wall_seconds,
+        copy_bytes=0 if copies is None else _copy_bytes(folder),
     )
+    task = {"folder": str(folder), "copies": into}
+    try:
+        answer = ask_child(VERDICT, task, within, cancelled or threading.Event())
+    except NoAnswer as error:
+        said = f" Its last words: {error.said}" if error.said else ""
+        raise GateFailed(
+            f"bundle {folder}: its first load, in a process of its own, gave no verdict: "
+            f"{error.why}. Nothing was loaded here and what serves goes on.{said} Check the model "
+            "file, or allow it more if it is known to be that large."
+        ) from error
+    return _with_copies(_reported(folder, answer), copies)
 
 
 def _with_copies(report: GateReport, copies: Path | None) -> GateReport:
@@ -171,94 +165,9 @@ def _reported(folder: Path, answer: bytes) -> GateReport:
     raise kind(verdict.message)
 
 
-def _child(
-    folder: Path,
-    limits: Limits,
-    complaint: IO[bytes],
-    cancelled: threading.Event,
-    copies: Path | None,
-) -> tuple[bytes, str]:
-    """The verdict's bytes, or none and why."""
-    readable, writable = os.pipe()
-    request = {
-        "folder": str(folder),
-        "path": [str(Path(entry).absolute()) for entry in sys.path],
-        "copies": None if copies is None else str(copies.resolve()),
-        "copy_bytes": 0 if copies is None else _copy_bytes(folder),
-        **asdict(limits),
-    }
-    try:
-        process = subprocess.Popen(  # noqa: S603  (ourselves, on our own file)
-            [sys.executable, "-I", "-B", gate_child.__file__, str(writable), json.dumps(request)],
-            env=ENVIRONMENT,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=complaint,
-            pass_fds=(writable,),
-            process_group=0,
-        )
-        os.close(writable)
-        writable = -1
-        deadline = time.monotonic() + limits.wall_seconds
-        answer, is_whole = _read_until(readable, deadline, cancelled)
-        if not is_whole:
-            os.killpg(process.pid, signal.SIGKILL)
-        code = _ended(process)
-    finally:
-        os.close(readable)
-        if writable >= 0:
-            os.close(writable)
-    if cancelled.is_set():
-        return b"", "it was told to stop"
-    if not is_whole and len(answer) > LARGEST_VERDICT:
-        return b"", f"its verdict is longer than {LARGEST_VERDICT >> 20} MB"
-    if not is_whole:
-        return b"", f"it was still busy after {limits.wall_seconds:g} s"
-    return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
-
-
 def _copy_bytes(folder: Path) -> int:
     """How large a copy may become: that of a tree ensemble has 2.3 times the size (measured)."""
     return COPY_BYTES + COPY_RATIO * sum(path.lstat().st_size for path in folder.glob("*.onnx"))
-
-
-def _ended(process: subprocess.Popen[bytes]) -> int:
-    """The exit code; a child that has said all it has to say may not hang on its way out."""
-    try:
-        return process.wait(SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
-
-
-def _read_until(descriptor: int, deadline: float, cancelled: threading.Event) -> tuple[bytes, bool]:
-    """What is written before the other end closes, and whether that is all: it closed in time."""
-    pieces, size = list[bytes](), 0
-    while size <= LARGEST_VERDICT:
-        left = deadline - time.monotonic()
-        if left <= 0 or cancelled.is_set():
-            return b"", False
-        if not select.select([descriptor], [], [], min(left, LOOK_SECONDS))[0]:
-            continue
-        piece = os.read(descriptor, 1 << 16)
-        if not piece:
-            return b"".join(pieces), True
-        pieces.append(piece)
-        size += len(piece)
-    return b"".join(pieces), False
-
-
-def _why(code: int, limits: Limits) -> str:
-    assert limits.address_space_bytes is not None
-    space = f"{limits.address_space_bytes >> 20} MB of address space"
-    if code == -signal.SIGXCPU:
-        return f"it used more than {limits.cpu_seconds} s of processor time"
-    if code == -signal.SIGKILL:
-        return "it was killed, perhaps by the machine for its memory"
-    if code < 0:
-        return f"it was ended by {signal.Signals(-code).name} (it may use {space})"
-    return f"it ended with code {code} (it may use {space})"
 
 
 # what the child does
@@ -285,7 +194,6 @@ def examine(folder: Path, *, network: str, copies: Path | None = None) -> GateRe
         BundleError: whatever is wrong with it.
     """
     opened = _open(folder)
-    first_bytes = opened.resident_bytes
     found, copied, without = _replay(opened.bundle), None, ""
     if copies is not None and opened.bundle.fitted is not None:
         copied, without = _copied(opened.bundle, copies)
@@ -298,13 +206,13 @@ def examine(folder: Path, *, network: str, copies: Path | None = None) -> GateRe
             without = "the copies answer with other bits than the originals"
         del original
     bundle, open_seconds, resident = opened
-    resident = max(resident, first_bytes)  # what was freed meanwhile was used again
     del opened
     seconds = {} if bundle.fitted is None else run_seconds(bundle)
     digest = bundle.digest
-    began = time.perf_counter()
+    # Processor time too: waiting for a processor is no part of it.
+    began = time.thread_time()
     del bundle
-    release_seconds = time.perf_counter() - began
+    release_seconds = time.thread_time() - began
     return GateReport(
         digest=digest,
         rows=found.rows,
@@ -324,9 +232,12 @@ def examine(folder: Path, *, network: str, copies: Path | None = None) -> GateRe
 
 
 def _open(folder: Path, copies: Copies | None = None) -> _Opened:
+    trim()  # else what was freed before is used again, and not seen
     before, started = _resident_bytes(), time.perf_counter()
     bundle = Bundle.open(folder, copies=copies)
-    return _Opened(bundle, time.perf_counter() - started, _resident_bytes() - before)
+    seconds = time.perf_counter() - started
+    trim()  # opening needs more than what is kept
+    return _Opened(bundle, seconds, _resident_bytes() - before)
 
 
 def _replay(bundle: Bundle) -> Replay:
@@ -362,6 +273,8 @@ def _same_bits(one: Bundle, other: Bundle) -> bool:
 def run_seconds(bundle: Bundle) -> dict[int, float]:
     """Median seconds of one run of 1, 2, 4, … rows; the golden rows in turn.
 
+    Of processor time: a run has one thread, and requests may have the processors meanwhile.
+
     One row over and over finds its way through large trees in the cache, at two thirds of the cost.
     """
     golden = bundle.encoder.encode([row.record for row in bundle.golden.rows]).rows
@@ -378,9 +291,9 @@ def _median_run(bundle: Bundle, rows: NDArray[np.float64], size: int) -> float:
     end = time.perf_counter() + SECONDS_PER_SIZE
     while len(taken) < 3 or (time.perf_counter() < end and len(taken) < 200):
         first = len(taken) * size % LARGEST_BATCH
-        started = time.perf_counter()
+        started = time.thread_time()
         bundle.run(rows[first : first + size])
-        taken.append(time.perf_counter() - started)
+        taken.append(time.thread_time() - started)
     return median(taken)
 
 
@@ -415,6 +328,12 @@ def _peak_bytes() -> int:
         return 0
     line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "VmHWM: 0")
     return int(line.split()[1]) * 1024
+
+
+def verdict_for(task: dict[str, Any]) -> bytes:
+    """What the child answers to `run_gate`."""
+    copies = None if task["copies"] is None else Path(task["copies"])
+    return verdict_of(Path(task["folder"]), network=task["network"], copies=copies)
 
 
 def verdict_of(folder: Path, *, network: str, copies: Path | None = None) -> bytes:

@@ -3,34 +3,35 @@
 Started as `python -I -B` on this file with an empty environment. It imports nothing of ours, and no
 numpy,
 until the limits hold and the network is gone: numpy starts threads, and a process with threads can
-no longer leave its namespace.
+no longer leave its namespace. It ends with whoever started it, who would otherwise find it at work
+in the same folder when it is started again.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import resource
+import signal
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 CLONE_NEWUSER: Final = 0x1000_0000
 CLONE_NEWNET: Final = 0x4000_0000
+PR_SET_PDEATHSIG: Final = 1
 LARGEST_FILE_BYTES: Final = 1 << 20
 """The child writes what it says on stderr, and copies of the models if it is told where."""
 
 
 def main() -> None:
-    """Reads its task from the command line and writes the verdict to the given pipe."""
+    """Reads its task from the command line and writes the answer to the given pipe."""
     pipe, task = int(sys.argv[1]), json.loads(sys.argv[2])
     limit(task)
     network = "isolated" if leave_network() else "not isolated"
+    end_with(task["parent"])
     sys.path[:] = task["path"]
-    from models.gate import verdict_of
-
-    copies = task["copies"]
-    into = None if copies is None else Path(copies)
-    answer = verdict_of(Path(task["folder"]), network=network, copies=into)
+    module, _, name = task["answers"].partition(":")
+    answer = getattr(importlib.import_module(module), name)(task | {"network": network})
     with os.fdopen(pipe, "wb") as out:
         out.write(answer)
 
@@ -59,6 +60,23 @@ def leave_network() -> bool:
     except (OSError, AttributeError):  # not Linux
         return False
     return unshare(CLONE_NEWNET) == 0 or unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
+
+
+def end_with(parent: int) -> None:
+    """Has the kernel kill this process when the thread that waits for it ends, on Linux.
+
+    After the namespaces have been left: a change of credentials would undo it.
+
+    Raises:
+        SystemExit: the parent has ended already.
+    """
+    try:
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+    except (OSError, AttributeError):  # not Linux
+        return
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit("whoever started this has ended")
 
 
 if __name__ == "__main__":

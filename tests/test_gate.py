@@ -2,24 +2,23 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from models import gate_child
 from models.bundle import Bundle
 from models.errors import BundleCorrupt, BundleNotFound, FormatUnknown, GateFailed, GoldenMismatch
 from models.gate import Limits, max_batch, run_gate
 from models.manifest import MODEL
-from tests.packed import copied, edited, full_bundle, packed, rewritten, trained
+from tests.harmful import crashing, endless, hungry
+from tests.packed import copied, edited, full_bundle, packed, rewritten
+from tests.workers import children_of, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -147,69 +146,21 @@ def test_every_rung_replays_on_the_oldest_onnxruntime(tmp_path: Path, oldest_pyt
 # models that harm
 
 
-def spoilt(folder: Path, nodes: Sequence[onnx.NodeProto], *constants: onnx.TensorProto) -> None:
-    """A model with the right outputs, of which `nodes` make `x`, one float."""
-    width = len(trained()[0].feature_names)
-    take = [
-        helper.make_node("Cast", ["row"], ["single"], to=TensorProto.FLOAT, name="cast"),
-        helper.make_node("ReduceSum", ["single", "one"], ["sums"], keepdims=0, name="sum"),
-        helper.make_node("Add", ["sums", "x"], ["probability"], name="probability"),
-        helper.make_node("Gather", ["single", "first"], ["features"], axis=1, name="features"),
-    ]
-    given = [
-        numpy_helper.from_array(np.asarray([1], np.int64), "one"),
-        numpy_helper.from_array(np.zeros(width, np.int64), "first"),
-    ]
-    graph = helper.make_graph(
-        [*nodes, *take],
-        "spoilt",
-        [helper.make_tensor_value_info("row", TensorProto.DOUBLE, ["n", None])],
-        [
-            helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n"]),
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", width]),
-        ],
-        [*given, *constants],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    rewritten(folder, MODEL, lambda _: model.SerializeToString())
-
-
-def endless_loop() -> list[onnx.NodeProto]:
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go_on"], ["still"], name="still"),
-            helper.make_node("Add", ["before", "before"], ["after"], name="after"),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.FLOAT, [1]),
-        ],
-        [
-            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.FLOAT, [1]),
-        ],
-    )
-    return [helper.make_node("Loop", ["", "true", "start"], ["x"], body=body, name="loop")]
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have an answer to it")
+def test_a_model_that_crashes_whoever_opens_it(folder: Path):
+    crashing(folder)
+    with pytest.raises(GateFailed, match="it was ended by SIGFPE"):
+        run_gate(folder)
 
 
 def test_a_model_that_never_ends_uses_up_its_processor_time(folder: Path):
-    constants = [
-        numpy_helper.from_array(np.asarray(True), "true"),
-        numpy_helper.from_array(np.zeros(1, np.float32), "start"),
-    ]
-    spoilt(folder, endless_loop(), *constants)
+    endless(folder)
     with pytest.raises(GateFailed, match="more than 2 s of processor time"):
         run_gate(folder, Limits(cpu_seconds=2))
 
 
 def test_a_model_that_never_ends_runs_out_of_time(folder: Path):
-    constants = [
-        numpy_helper.from_array(np.asarray(True), "true"),
-        numpy_helper.from_array(np.zeros(1, np.float32), "start"),
-    ]
-    spoilt(folder, endless_loop(), *constants)
+    endless(folder)
     started = time.monotonic()
     with pytest.raises(GateFailed, match=r"still busy after 1\.5 s"):
         run_gate(folder, Limits(wall_seconds=1.5))
@@ -218,13 +169,7 @@ def test_a_model_that_never_ends_runs_out_of_time(folder: Path):
 
 def test_a_model_that_eats_memory(folder: Path):
     """8 GB at its first run; the parent's own memory does not grow by it."""
-    fill = [
-        helper.make_node("ConstantOfShape", ["many"], ["zeros"], name="fill"),
-        helper.make_node("ReduceMax", ["zeros"], ["top"], keepdims=0, name="top"),
-        helper.make_node("Reshape", ["top", "one"], ["x"], name="reshape"),
-    ]
-    many = numpy_helper.from_array(np.asarray([2_000_000_000], np.int64), "many")
-    spoilt(folder, fill, many)
+    hungry(folder)
     with pytest.raises(GateFailed, match="more memory than its gate allows"):
         run_gate(folder)
 
@@ -311,6 +256,38 @@ def test_a_child_that_talks_too_much_is_cut_short(
     with pytest.raises(GateFailed) as caught:
         run_gate(whole, Limits(wall_seconds=10))
     assert len(str(caught.value)) < 2_000
+
+
+ASKS_FOR_A_VERDICT = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from models.gate import run_gate
+run_gate(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere its limits end it")
+def test_the_child_ends_with_whoever_started_it(folder: Path):
+    """It would go on for a minute, and write where the next one does."""
+    endless(folder)
+    asking = subprocess.Popen([sys.executable, "-c", ASKS_FOR_A_VERDICT, str(folder)])
+    try:
+        wait_until(lambda: bool(children_of(asking.pid, "gate_child")))
+        (child,) = children_of(asking.pid, "gate_child")
+        wait_until(lambda: b"onnxruntime" in Path(f"/proc/{child}/maps").read_bytes())
+    finally:
+        asking.kill()
+        asking.wait()
+    wait_until(lambda: not is_running(child), 10)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there, and has not ended unnoticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_the_child_has_nothing_of_ours(

@@ -1,0 +1,146 @@
+"""A task in a process of its own, with limits, that may crash, hang or eat memory.
+
+It answers with data over a pipe. Whether it failed is judged by one thing: no answer came.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from models import gate_child
+
+LARGEST_ANSWER: Final = 1 << 20
+LARGEST_COMPLAINT: Final = 1 << 20
+SECONDS_TO_END: Final = 5.0
+LOOK_SECONDS: Final = 0.05
+"""How often it is looked whether the task was cancelled."""
+SHOWN_COMPLAINT: Final = 400
+ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""All that the child's environment has; one BLAS thread saves 40 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildLimits:
+    """What a child may use; files that it writes may have `copy_bytes`, or a megabyte."""
+
+    address_space_bytes: int
+    cpu_seconds: int
+    wall_seconds: float
+    copy_bytes: int = 0
+
+
+class NoAnswer(Exception):
+    """A child that gave none: why, and what it said last."""
+
+    def __init__(self, why: str, said: str) -> None:
+        super().__init__(why)
+        self.why: Final = why
+        self.said: Final = said
+
+
+def ask_child(
+    answers: str, task: dict[str, Any], limits: ChildLimits, cancelled: threading.Event
+) -> bytes:
+    """What a function says of a task, in a process of its own. Blocks until it is said.
+
+    Args:
+        answers: `module:function`; it takes the task as a dict, with `network`, which says whether
+            there is none, and gives bytes.
+        task: JSON-ready.
+        limits: what the process may use.
+        cancelled: once it is set, by any thread, the process is killed and nothing waited for.
+
+    Raises:
+        NoAnswer: it crashed, hung, used more than it may, or was cancelled.
+    """
+    with tempfile.TemporaryFile() as complaint:
+        answer, why = _asked({"answers": answers, **task}, limits, complaint, cancelled)
+        if answer:
+            return answer
+        complaint.seek(0)
+        said = complaint.read(LARGEST_COMPLAINT).decode("utf-8", "replace").strip()
+    raise NoAnswer(why, said[-SHOWN_COMPLAINT:])
+
+
+def _asked(
+    task: dict[str, Any], limits: ChildLimits, complaint: IO[bytes], cancelled: threading.Event
+) -> tuple[bytes, str]:
+    """The answer's bytes, or none and why."""
+    readable, writable = os.pipe()
+    path = [str(Path(entry).absolute()) for entry in sys.path]
+    request = {"path": path, "parent": os.getpid(), **task, **asdict(limits)}
+    try:
+        process = subprocess.Popen(  # noqa: S603  (ourselves, on our own file)
+            [sys.executable, "-I", "-B", gate_child.__file__, str(writable), json.dumps(request)],
+            env=ENVIRONMENT,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=complaint,
+            pass_fds=(writable,),
+            process_group=0,
+        )
+        os.close(writable)
+        writable = -1
+        deadline = time.monotonic() + limits.wall_seconds
+        answer, is_whole = _read_until(readable, deadline, cancelled)
+        if not is_whole:
+            os.killpg(process.pid, signal.SIGKILL)
+        code = _ended(process)
+    finally:
+        os.close(readable)
+        if writable >= 0:
+            os.close(writable)
+    if cancelled.is_set():
+        return b"", "it was told to stop"
+    if not is_whole and len(answer) > LARGEST_ANSWER:
+        return b"", f"its verdict is longer than {LARGEST_ANSWER >> 20} MB"
+    if not is_whole:
+        return b"", f"it was still busy after {limits.wall_seconds:g} s"
+    return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code; a child that has said all it has to say may not hang on its way out."""
+    try:
+        return process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+def _read_until(descriptor: int, deadline: float, cancelled: threading.Event) -> tuple[bytes, bool]:
+    """What is written before the other end closes, and whether that is all: it closed in time."""
+    pieces, size = list[bytes](), 0
+    while size <= LARGEST_ANSWER:
+        left = deadline - time.monotonic()
+        if left <= 0 or cancelled.is_set():
+            return b"", False
+        if not select.select([descriptor], [], [], min(left, LOOK_SECONDS))[0]:
+            continue
+        piece = os.read(descriptor, 1 << 16)
+        if not piece:
+            return b"".join(pieces), True
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces), False
+
+
+def _why(code: int, limits: ChildLimits) -> str:
+    space = f"{limits.address_space_bytes >> 20} MB of address space"
+    if code == -signal.SIGXCPU:
+        return f"it used more than {limits.cpu_seconds} s of processor time"
+    if code == -signal.SIGKILL:
+        return "it was killed, perhaps by the machine for its memory"
+    if code < 0:
+        return f"it was ended by {signal.Signals(-code).name} (it may use {space})"
+    return f"it ended with code {code} (it may use {space})"
