@@ -84,10 +84,14 @@ def admit(folder: Path, digest: str, sha256: Mapping[str, str]) -> Copies:
 
 
 def sweep(folder: Path, keep: set[str]) -> None:
-    """Removes the copies of all bundles but those with these digests."""
+    """Removes the copies of all bundles but those with these digests, and what nobody admitted.
+
+    Nobody may be writing copies meanwhile.
+    """
     kept = {digest[:DIGITS] for digest in keep}
     for path in folder.glob(f"*{SUFFIX}"):
-        if path.name.partition("-")[0] not in kept:
+        is_new = path.name.endswith(NEW + SUFFIX)
+        if is_new or path.name.partition("-")[0] not in kept:
             path.unlink(missing_ok=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 from models import gate, machine_copy
 from models.bundle import Bundle
 from models.gate import run_gate
-from models.machine_copy import Copies, path_of, sweep
+from models.machine_copy import NEW, Copies, path_of, sweep
 from tests.tiny import pack_tiny
 
 
@@ -60,7 +60,9 @@ def test_where_no_copy_can_be_written_the_bundle_serves_without(folder: Path, tm
 
 def test_copies_of_what_is_not_loaded_are_swept(folder: Path, tmp_path: Path):
     report = run_gate(folder, copies=tmp_path)
+    half = path_of(tmp_path, report.digest, "baseline.onnx", NEW)
+    half.write_bytes(b"what a process that was killed has left")
     sweep(tmp_path, {report.digest})
-    assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == [path_of(tmp_path, report.digest, "model.onnx")]
     sweep(tmp_path, {"0" * 64})
     assert list(tmp_path.iterdir()) == []
