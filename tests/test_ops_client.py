@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from server.cli.ops_client import VARIABLE, ServerSaysNo, call
+from server.cli.ops_client import VARIABLE, NotRunning, ServerSaysNo, call
 
 SECRET: Final = "a token of the ops port"
 
@@ -27,6 +27,38 @@ class Elsewhere(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its base's name)
         """Nothing on stderr."""
+
+
+class Ends(BaseHTTPRequestHandler):
+    """Takes a call, and is gone before it has answered all of it."""
+
+    def do_POST(self) -> None:
+        if self.path == "/half":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b'{"changed": ')
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its base's name)
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def ends() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Ends) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("path", ["/none", "/half"])
+def test_a_server_that_ends_while_it_is_asked(
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+):
+    monkeypatch.setenv(VARIABLE, SECRET)
+    with pytest.raises(NotRunning, match="wholly or not at all; `keelmark status` says which"):
+        call(path, {}, server=ends, state_dir=tmp_path)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """How commands reach a running server: its address and token from the state folder, or as told."""
 
+import http.client
 import json
 import os
 import urllib.error
@@ -30,7 +31,7 @@ OpsUrl = Annotated[
 
 
 class NotRunning(ServingError):
-    """No server where one was looked for, or something else answers there."""
+    """No server where one was looked for, something else answers there, or it went away."""
 
 
 class ServerSaysNo(ServingError):
@@ -73,7 +74,13 @@ def call(
             return json.load(answer)
     except urllib.error.HTTPError as refused:
         raise _no(refused) from refused
-    except (OSError, ValueError) as error:
+    except (ConnectionError, http.client.IncompleteRead) as error:
+        raise NotRunning(
+            f"the connection to {base} broke before the answer came: the server has ended. What a "
+            "command was to change is done wholly or not at all; `keelmark status` says which when "
+            "a server runs again with this state folder"
+        ) from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise NotRunning(
             f"{base} does not answer as a keelmark ops port does ({error}); is it the ops port, "
             "and does the server run?"
