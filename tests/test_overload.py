@@ -199,7 +199,7 @@ def test_more_requests_than_http_can_take_are_all_answered(tmp_path: Path):
             server.port,
             rate=20_000,
             seconds=0.5,
-            deadline_ms=240,
+            deadline_ms=10_000,
             connections=64,
             model="flights",
             value=FLIGHT,
