@@ -7,11 +7,11 @@ A version appears whole or not at all: it is written aside, synced, and renamed 
 needs no write access; what it really serves are facts that it keeps elsewhere.
 """
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +35,7 @@ from models.errors import (
     StoreError,
     VersionTaken,
 )
+from models.folders import locked, made, replace_file, sync
 from models.machine_copy import Copies
 from models.manifest import (
     AGAIN,
@@ -51,7 +52,7 @@ from models.manifest import (
 
 LIVE: Final = "live.json"
 LEFT_BEHIND: Final = rf"\.{VERSION}\.[0-9a-f]{{8}}"
-"""Names of the folders that versions are written in."""
+"""Names of the folders that versions are written in, and of the files that wishes are."""
 LEFT_BEHIND_SECONDS: Final = 3600
 
 
@@ -204,7 +205,7 @@ class Store:
         """
         self.folder(name, version)
         folder = self.root / name
-        with _locked(folder):
+        with locked(folder):
             now = self.live(name)
             revision = 0 if now is None else now.revision
             if expected is not None and revision != expected:
@@ -221,7 +222,7 @@ class Store:
                 at=datetime.now(UTC).isoformat(timespec="seconds"),
                 by=by,
             )
-            _replace(folder / LIVE, write(wish))
+            replace_file(folder / LIVE, write(wish))
         return wish
 
     # writing
@@ -291,15 +292,14 @@ class Store:
         It is locked while it is written: what is not was left behind by a process that was killed.
         """
         self.check_free(name, version)
-        parent = self.root / name
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = parent / f".{version}.{secrets.token_hex(4)}"
-        folder.mkdir()
+        folder = made(self.root / name / f".{version}.{secrets.token_hex(4)}")
         try:
-            with _locked(folder):
+            with locked(folder):
                 yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                folder.parent.rmdir()  # it goes if it is empty: a new model that came to nothing
 
     def publish(self, folder: Path, manifest: Manifest) -> Path:
         """Moves a folder written `aside` into its place, in one step.
@@ -310,27 +310,43 @@ class Store:
         """
         target = self.root / manifest.name / manifest.version
         for path in folder.iterdir():
-            _sync(path)
-        _sync(folder)
-        with _locked(self.root):
-            self.check_free(manifest.name, manifest.version)
-            if manifest.features.label:
-                self.check_definition(manifest.features, _spec_of(folder))
-            if manifest.baseline is not None:
-                self.check_definition(manifest.baseline.features)
+            sync(path)
+        sync(folder)
+        with locked(self.root):
+            self.check_new(folder, manifest)
             folder.rename(target)
-            _sync(target.parent)
-            _sync(self.root)  # the model's own folder may be new
+            sync(target.parent)
+            sync(self.root)  # the model's own folder may be new
             self._sweep()
         return target
 
+    def check_new(self, folder: Path, manifest: Manifest) -> None:
+        """Refuses what `publish` would refuse.
+
+        Raises:
+            VersionTaken: the version is there.
+            DefinitionChanged: another definition of its features is.
+        """
+        self.check_free(manifest.name, manifest.version)
+        if manifest.features.label:
+            self.check_definition(manifest.features, _spec_of(folder))
+        if manifest.baseline is not None:
+            self.check_definition(manifest.baseline.features)
+
     def _sweep(self) -> None:
-        """Removes what killed processes left behind: hidden folders, unlocked and an hour old."""
-        for folder in self.root.glob("*/.*.*"):
-            if re.fullmatch(LEFT_BEHIND, folder.name):
-                with suppress(OSError), _locked(folder, wait=False):
-                    if time.time() - folder.lstat().st_mtime > LEFT_BEHIND_SECONDS:
-                        shutil.rmtree(folder, ignore_errors=True)
+        """Removes what killed processes left behind: hidden, an hour old, and unlocked folders."""
+        for path in self.root.glob("*/.*.*"):
+            if not re.fullmatch(LEFT_BEHIND, path.name):
+                continue
+            with suppress(OSError):
+                found = path.lstat()
+                if time.time() - found.st_mtime <= LEFT_BEHIND_SECONDS:
+                    continue
+                if stat.S_ISREG(found.st_mode):  # a wish, which is written in a moment
+                    path.unlink()
+                    continue
+                with locked(path, wait=False):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _checked(text: Any, pattern: str, what: str) -> str:
@@ -372,38 +388,3 @@ def _spec_of(folder: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error}), so that its definition cannot be compared with one "
             "of the same label. Copy that bundle again, or remove it from the store."
         ) from error
-
-
-@contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Generator[None]:
-    """Exclusive among everybody who changes this folder through a `Store`.
-
-    Raises:
-        BlockingIOError: somebody else has it, and we are not to wait.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW * (not wait))
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB * (not wait))
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file so that readers see the old or the new one, whole, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content)
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

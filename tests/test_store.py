@@ -206,7 +206,7 @@ def test_a_neighbour_whose_features_cannot_be_read(store: Store, content: bytes 
 
 def test_a_new_model_is_synced_up_to_the_store(store: Store, monkeypatch: pytest.MonkeyPatch):
     synced: list[Path] = []
-    monkeypatch.setattr("models.store._sync", synced.append)
+    monkeypatch.setattr("models.store.sync", synced.append)
     add(store, "1", name="other")
     assert {store.root, store.root / "other"} <= set(synced)
 

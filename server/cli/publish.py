@@ -1,15 +1,13 @@
 """`keelmark publish`: a bundle into a store, and which version a server is to serve from now on."""
 
 import getpass
-import shutil
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from models.gate import run_gate
-from models.integrity import Contents, verified
-from models.store import Store
+from models.errors import StoreError
+from models.publishing import publish_folder
+from models.store import LiveWish, Store
 from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder, store_of
 from server.cli.show import out, say_json
 
@@ -26,45 +24,44 @@ def publish(
         typer.Option(help="With --live: only if nobody has marked another since this revision."),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Who says so; else the user's name.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Examine it and say what would be done.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Copies a bundle's folder into a store, after its gate; or marks one of the store live.
 
     A version that is in the store already, with the same content, is left as it is. Ends with 1 if
     the bundle does not pass, the version is taken by another, or the revision has changed, 4 if
-    there is no such bundle.
+    there is no such bundle or the store cannot be written.
     """
     home = store_of(store)
-    folder = bundle_folder(bundle, store)
-    contents = verified(folder)
-    manifest = contents.manifest
-    is_new = _publish(home, folder, contents)
+    manifest, is_new = publish_folder(home, bundle_folder(bundle, store), dry_run=dry_run)
     wish = None
-    if live:
+    if live and not dry_run:
         who = by or getpass.getuser()
-        wish = home.set_live(manifest.name, manifest.version, by=who, expected=expect_revision)
-    where = home.folder(manifest.name, manifest.version)
+        wish = _wish(home, manifest.name, manifest.version, who, expect_revision)
+    where = home.root / manifest.name / manifest.version
     if as_json:
-        say_json({"folder": str(where), "published": is_new, "live": wish})
+        shown = {"folder": str(where), "published": is_new, "live": wish, "dry_run": dry_run}
+        say_json(shown)
         return
-    out().print(f"{where} is {'published' if is_new else 'in the store'}", markup=False)
+    done = "would be published" if dry_run else "is published"
+    out().print(f"{where} {done if is_new else 'is in the store'}", markup=False)
     if wish is not None:
         before = f", before {wish.previous}" if wish.previous else ""
         out().print(
             f"{manifest.name}: live is {wish.live}{before} (revision {wish.revision}); servers "
-            "serve it from their next start on"
+            "that follow the store move to it, others serve it when they first start"
         )
 
 
-def _publish(home: Store, folder: Path, contents: Contents) -> bool:
-    """Whether the bundle was copied; not if the store has the same already."""
-    manifest = contents.manifest
-    there = home.root / manifest.name / manifest.version
-    if there.exists() and (there.samefile(folder) or verified(there).digest == contents.digest):
-        return False
-    with home.aside(manifest.name, manifest.version) as aside:
-        for path in folder.iterdir():
-            shutil.copyfile(path, aside / path.name)
-        run_gate(aside)
-        home.publish(aside, verified(aside).manifest)
-    return True
+def _wish(store: Store, name: str, version: str, who: str, expected: int | None) -> LiveWish:
+    try:
+        return store.set_live(name, version, by=who, expected=expected)
+    except OSError as error:
+        raise StoreError(
+            f"the store {store.root} did not take the wish for {name}/{version} "
+            f"({error.strerror}), and which version is to be live stands as it was. Make room "
+            "there, or make it writable, and repeat."
+        ) from error

@@ -1,0 +1,52 @@
+"""Folders that several processes write in: locks, files replaced whole, and what is on the disk."""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def made(folder: Path) -> Path:
+    """A new folder, and the folder of its model."""
+    while True:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # somebody else found the model's empty, and removed it
+            folder.mkdir()
+            return folder
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Generator[None]:
+    """Exclusive among everybody who changes this folder through a `Store`.
+
+    Raises:
+        BlockingIOError: somebody else has it, and we are not to wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW * (not wait))
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB * (not wait))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file so that readers see the old or the new one, whole, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(content)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
