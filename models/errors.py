@@ -12,6 +12,8 @@ A message says what happened, what was expected and what to do. Which HTTP statu
 becomes is the server's business; its `code` is from `vocabulary.ERROR_CODES`.
 """
 
+from typing import Final, Literal
+
 
 class ServingError(Exception):
     """Base of every error of this product."""
@@ -38,7 +40,29 @@ class FeaturesMismatch(BundleError):
 
 
 class GoldenMismatch(BundleError):
-    """Golden rows do not replay on this machine."""
+    """Golden rows do not replay on this machine.
+
+    Attributes:
+        row: name of the row; these are empty where another process found it.
+        got, expected: what differs.
+        spoils: `model` where only the model's answers can be wrong, else `baseline`: then those of
+            the rungs from the baseline up.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        row: str = "",
+        got: str = "",
+        expected: str = "",
+        spoils: Literal["model", "baseline"] = "model",
+    ) -> None:
+        super().__init__(message)
+        self.row: Final = row
+        self.got: Final = got
+        self.expected: Final = expected
+        self.spoils: Final = spoils
 
 
 class GateFailed(BundleError):

@@ -175,6 +175,7 @@ class Planner:
 
         Args:
             encoded: from the bundle's encoder.
+        why: Literal["operator", "selftest"] = "operator",
             records: what was encoded; the rules read texts there that no vocabulary has.
             forced: the highest rung that may answer; without a baseline it is the rules.
         """
@@ -182,10 +183,12 @@ class Planner:
             return Plan(encoded.rows, encoded, records)
         severity = self._severity
         serious: dict[int, list[Trouble]] = {}
+            why: the reason for that.
         for row, place, flag in encoded.troubles:
             if severity[place][flag]:
                 serious.setdefault(row, []).append((place, flag))
-        return self._planned(encoded, records, serious, forced)
+        by = None if forced is None else fall(max(OUTCOMES.index(forced), self.next_rung), why)
+        return self._planned(encoded, records, serious, by)
 
     def plan_table(self, encoded: Encoded) -> Plan:
         """Who answers each row of an encoded table, whose flags are dense."""
@@ -200,7 +203,7 @@ class Planner:
         encoded: Encoded,
         records: Sequence[Mapping[str, Any]],
         serious: dict[int, list[Trouble]],
-        forced: Forced | None,
+        forced: Fall | None,
     ) -> Plan:
         if not serious and forced is None:
             return Plan(encoded.rows, encoded, records)
@@ -248,13 +251,12 @@ class Planner:
         ]
         return [fall(max(rungs), "operator")] if rungs else []
 
-    def _force(self, forced: Forced, rows: range, falls: dict[int, list[Fall]]) -> None:
+    def _force(self, forced: Fall, rows: range, falls: dict[int, list[Fall]]) -> None:
         """Sends every row that is not rejected at least as low as `forced`."""
-        by_operator = fall(max(OUTCOMES.index(forced), self.next_rung), "operator")
         for row in rows:
             found = falls.setdefault(row, [])
             if not found or deciding(found).rung != REJECTED:
-                found[:] = [*(one for one in found if one.code != by_operator.code), by_operator]
+                found[:] = [*(one for one in found if one.code != forced.code), forced]
 
     def _asks_model(self, rung: list[int] | None) -> bool:
         """Whether the graph runs.

@@ -7,7 +7,7 @@ reasons.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from models.golden import (
     rung_name,
 )
 from models.ladder import Below
-from models.manifest import Golden, GoldenRow, OutputSpec
+from models.manifest import Golden, GoldenRow, GoldenTensors, OutputSpec
 from models.outputs import differing_rows
 
 PROBE_SECONDS: Final = 1.0
@@ -37,6 +37,9 @@ REBUILD: Final = (
     "version that serves; pack this one again with this onnxruntime, or serve it with the one it "
     "was packed with."
 )
+
+Spoiled = Literal["model", "baseline"]
+"""What a difference says of the rungs; see `GoldenMismatch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,9 @@ def _compare(
     off = _same_inputs(row, "", names, feature_names, answered, 0)
     below = answering.ladder.below(answered.plan, row.expected.reason)
     for error in below.rule_errors:
-        raise _mismatch(row, f"rule {error.rule!r} raises ({error.error})", "true or false")
+        raise _mismatch(
+            row, f"rule {error.rule!r} raises ({error.error})", "true or false", "baseline"
+        )
     _same_outputs(answering, row, "", answered, below, 0)
     _same_answer(answering, row, "", answered, 0)
     return off
@@ -104,14 +109,17 @@ def _same_values(
     row: GoldenRow, what: str, names: Sequence[str], expected: NDArray[Any], got: NDArray[Any]
 ) -> None:
     if expected.shape != got.shape:
-        raise _mismatch(row, f"it has {len(got)} values", f"{len(expected)}")
+        raise _mismatch(row, f"it has {len(got)} values", f"{len(expected)}", "baseline")
     # Compared as bits: one NaN is not another, and -0 is not 0.
     wrong = expected.astype(got.dtype).view(np.uint8) != np.ascontiguousarray(got).view(np.uint8)
     places = np.flatnonzero(wrong.reshape(len(names), -1).any(axis=1))
     if len(places):
         place = int(places[0])
         raise _mismatch(
-            row, f"{what} {names[place]!r} is {got[place].item()!r}", f"{expected[place].item()!r}"
+            row,
+            f"{what} {names[place]!r} is {got[place].item()!r}",
+            f"{expected[place].item()!r}",
+            "baseline",
         )
 
 
@@ -158,19 +166,19 @@ def _same_outputs(
         _same_rung(answering, row, where, expected.model, got)
     if (below.baseline[place] is None) != (expected.baseline is None):
         said = "nothing" if below.baseline[place] is None else f"{below.baseline[place]}"
-        raise _mismatch(row, f"{where}the baseline answers {said}", f"{expected.baseline}")
-    if expected.baseline is not None:
-        _same_rung(
-            answering, row, f"{where}the baseline's ", expected.baseline, below.baseline[place]
+        raise _mismatch(
+            row, f"{where}the baseline answers {said}", f"{expected.baseline}", "baseline"
         )
+    if expected.baseline is not None:
+        got = below.baseline[place]
+        _same_rung(answering, row, f"{where}the baseline's ", expected.baseline, got, "baseline")
     if expected.rules is None:
         return
     rule = rule_of(answered, below, place)
     if expected.rule not in (None, rule):
-        raise _mismatch(row, f"{where}rule {rule!r} answers", f"{expected.rule!r}")
-    _same_rung(
-        answering, row, f"{where}the rules' ({rule}) ", expected.rules, rule_values(answering, rule)
-    )
+        raise _mismatch(row, f"{where}rule {rule!r} answers", f"{expected.rule!r}", "baseline")
+    got = rule_values(answering, rule)
+    _same_rung(answering, row, f"{where}the rules' ({rule}) ", expected.rules, got, "baseline")
 
 
 def _same_rung(
@@ -179,6 +187,7 @@ def _same_rung(
     where: str,
     expected: dict[str, Any],
     got: Sequence[Any] | None,
+    spoils: Spoiled = "model",
 ) -> None:
     assert got is not None
     for spec, value in zip(answering.outputs, got, strict=True):
@@ -188,6 +197,7 @@ def _same_rung(
                 row,
                 f"{where}output {spec.name!r} is {value!r}",
                 f"{wanted!r} (tolerance {spec.tolerance.absolute:g})",
+                spoils,
             )
 
 
@@ -286,8 +296,14 @@ def _same_bits(singles: Sequence[Answered], batch: Answered) -> bool:
     return True
 
 
-def _mismatch(row: GoldenRow, got: str, expected: str) -> GoldenMismatch:
-    return GoldenMismatch(f"golden row {row.name!r}: {got}, expected {expected}. {REBUILD}")
+def _mismatch(row: GoldenRow, got: str, expected: str, spoils: Spoiled = "model") -> GoldenMismatch:
+    return GoldenMismatch(
+        f"golden row {row.name!r}: {got}, expected {expected}. {REBUILD}",
+        row=row.name,
+        got=got,
+        expected=expected,
+        spoils=spoils,
+    )
 
 
 def replay_tensors(bundle: Bundle) -> Replay:
@@ -297,17 +313,45 @@ def replay_tensors(bundle: Bundle) -> Replay:
         GoldenMismatch: naming the row and the output.
     """
     for row in bundle.golden.tensors:
-        assert bundle.inputs is not None
-        inputs = {
-            spec.name: np.asarray(row.inputs[spec.name], spec.dtype)
-            for spec in bundle.inputs.inputs
-        }
-        got = bundle.run_tensors(inputs)
-        for spec, column in zip(bundle.outputs, got.values, strict=True):
-            wanted = as_array(spec, row.outputs[spec.name])
-            if wanted.shape != column.shape or differing_rows(spec, wanted, column).any():
-                raise GoldenMismatch(
-                    f"golden tensors {row.name!r}: output {spec.name!r} is {column.tolist()}, "
-                    f"expected {row.outputs[spec.name]}. {REBUILD}"
-                )
+        _compare_tensors(bundle, row)
     return Replay(len(bundle.golden.tensors), 0, batch_exact=False)
+
+
+def _compare_tensors(bundle: Bundle, row: GoldenTensors) -> None:
+    assert bundle.inputs is not None
+    inputs = {
+        spec.name: np.asarray(row.inputs[spec.name], spec.dtype) for spec in bundle.inputs.inputs
+    }
+    got = bundle.run_tensors(inputs)
+    for spec, column in zip(bundle.outputs, got.values, strict=True):
+        wanted = as_array(spec, row.outputs[spec.name])
+        if wanted.shape != column.shape or differing_rows(spec, wanted, column).any():
+            said = f"output {spec.name!r} is {column.tolist()}"
+            expected = f"{row.outputs[spec.name]}"
+            raise GoldenMismatch(
+                f"golden tensors {row.name!r}: {said}, expected {expected}. {REBUILD}",
+                row=row.name,
+                got=said,
+                expected=expected,
+            )
+
+
+# one row at a time
+
+
+def count_rows(bundle: Bundle) -> int:
+    """Golden rows of a bundle, of records or of tensors."""
+    return len(bundle.golden.rows) or len(bundle.golden.tensors)
+
+
+def replay_row(bundle: Bundle, place: int) -> None:
+    """Puts one golden row to a bundle, alone.
+
+    Raises:
+        GoldenMismatch: what was expected and what came.
+    """
+    if bundle.fitted is None:
+        _compare_tensors(bundle, bundle.golden.tensors[place])
+        return
+    row = bundle.golden.rows[place]
+    _compare(bundle, row, answer(bundle, [row.record]), bundle.fitted.feature_names)

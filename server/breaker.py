@@ -1,5 +1,8 @@
 """The breaker of one model: after too many bad runs it is left alone for a while.
 
+Beside that it holds whether the model is trusted: one that has failed its self-test here is not,
+however well it runs (`server.selftest`).
+
     closed     -- 5 bad ones among the last 20 runs -->  open
     open       -- 5 s later, at the next request    -->  half open: it is run alone, as a probe
     half open  -- the probe was good                -->  closed, with nothing remembered
@@ -13,6 +16,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from models.planning import Forced
 from models.vocabulary import BREAKER_STATES
 
 CLOSED, HALF_OPEN, OPEN = BREAKER_STATES
@@ -35,6 +39,8 @@ class Breaker:
     Attributes:
         state: one of `BREAKER_STATES`.
         is_calm: it is closed and remembers no bad run: a good one then need not be told.
+        distrusted: the highest rung that gives right answers still; None where all do.
+        lets_through: it is closed, and the model is trusted: one test for each request.
     """
 
     __slots__ = (
@@ -44,7 +50,9 @@ class Breaker:
         "_probe_at",
         "_seconds",
         "_tell",
+        "distrusted",
         "is_calm",
+        "lets_through",
         "state",
     )
 
@@ -59,6 +67,8 @@ class Breaker:
         self._seconds = FIRST_SECONDS
         self.state = CLOSED
         self.is_calm = True
+        self.distrusted: Forced | None = None
+        self.lets_through = True
 
     def admits(self) -> bool:
         """Whether a request may be put to the model now.
@@ -99,6 +109,11 @@ class Breaker:
         """The probe was not run after all: the next request is one."""
         self._is_probing = False
 
+    def trust(self, below: Forced | None) -> None:
+        """Takes in the highest rung that may answer; None for the model."""
+        self.distrusted = below
+        self.lets_through = below is None and self.state == CLOSED
+
     def _open(self, seconds: float) -> None:
         self._is_bad.clear()
         self._seconds = seconds
@@ -108,5 +123,6 @@ class Breaker:
 
     def _change(self, state: str) -> None:
         self.state = state
+        self.lets_through = state == CLOSED and self.distrusted is None
         if self._tell is not None:
             self._tell(state)

@@ -198,3 +198,15 @@ def test_it_does_what_a_slower_account_says(events: list[tuple[str, Any]], gives
                 account.probed(clock.now, is_bad=value)
         assert (breaker.state == CLOSED) == (account.opened_at is None)
         assert breaker.is_calm == (breaker.state == CLOSED and True not in account.runs[-20:])
+
+
+def test_a_breaker_that_opens_and_closes_trusts_nobody_the_more():
+    breaker = Breaker()
+    breaker.trust("rules")
+    assert (breaker.state, breaker.lets_through) == ("closed", False)
+    for _ in range(5):
+        breaker.ran(is_bad=True)
+    breaker.trust(None)
+    assert (breaker.state, breaker.lets_through) == ("open", False)
+    breaker.probed(is_bad=False)
+    assert breaker.lets_through

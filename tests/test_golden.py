@@ -1,6 +1,7 @@
 """Golden rows: which there are, that they say what happens, and that a difference is seen."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 from sklearn.linear_model import LogisticRegression
 
 from features import boolean, category, number, timestamp
@@ -22,10 +24,10 @@ from models.errors import GoldenMismatch, PackingError
 from models.examples import generated, records_of
 from models.golden import coverage
 from models.ladder import Below, Ladder, Plan
-from models.manifest import Golden, read
+from models.manifest import Golden, GoldenRow, read
 from models.outputs import ModelOutputs
 from models.packing import pack
-from models.replay import replay, ulps_apart
+from models.replay import replay, replay_row, ulps_apart
 from tests.packed import (
     DRIVERS,
     copied,
@@ -231,6 +233,29 @@ def test_a_bundle_of_many_fields_has_few_golden_rows_and_misses_nothing(tmp_path
     assert len(bundle.golden.rows) <= 256
     assert coverage(bundle).missing == []
     assert replayed(bundle).rows == len(bundle.golden.rows)
+
+
+def test_one_row_alone_says_what_differs_and_which_rungs_that_spoils(bundle: Bundle):
+    replay_row(bundle, 3)
+    row = bundle.golden.rows[3]
+    wrong = structs.replace(row.expected, model={"probability": 0.875})
+    expected = structs.replace(row, expected=wrong)
+    with pytest.raises(GoldenMismatch) as found:
+        replay_row(with_row(bundle, 3, expected), 3)
+    assert (found.value.row, found.value.spoils) == ("sample 3", "model")
+    assert "output 'probability' is" in found.value.got
+    assert found.value.expected.startswith("0.875")
+    flags = (1, *row.flags[1:])
+    with pytest.raises(GoldenMismatch) as found:
+        replay_row(with_row(bundle, 3, structs.replace(row, flags=flags)), 3)
+    assert found.value.spoils == "baseline"
+
+
+def with_row(bundle: Bundle, place: int, row: GoldenRow) -> Bundle:
+    """A bundle that expects something else."""
+    rows = list(bundle.golden.rows)
+    rows[place] = row
+    return replace(bundle, golden=structs.replace(bundle.golden, rows=tuple(rows)))
 
 
 def test_records_of_a_table_encode_to_its_bits(every_kind: Fitted):

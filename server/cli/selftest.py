@@ -1,0 +1,48 @@
+"""`keelmark selftest`: what follows where the self-test of a loaded version fails."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from server.cli.bundles import AsJson
+from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.show import out, say_json
+
+
+def selftest(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[str, typer.Argument(help="Version of the model, one that is loaded.")],
+    action: Annotated[
+        Literal["fallback", "report"],
+        typer.Argument(help="fallback: lower rungs answer; report: the model goes on."),
+    ],
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the event log.")],
+    if_generation: Annotated[
+        int | None, typer.Option(help="Only if the route table has this generation still.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    server: OpsUrl = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Says what a self-test that keeps failing does to this version, in place of the setting.
+
+    It holds when the command returns, survives a restart while the version is live, and ends with
+    it. Ends with 1 if the server refuses, 2 if the command is wrong, 4 if no server answers.
+    """
+    body = {
+        "version": version,
+        "action": action,
+        "reason": reason,
+        "if_generation": if_generation,
+        "dry_run": dry_run,
+    }
+    done = call(f"/models/{model}/selftest", body, server=server, state_dir=state_dir)
+    if as_json:
+        say_json(done)
+        return
+    what = "would" if dry_run else "does" if done["changed"] else "did already"
+    says = f"{model} {version}: a failing self-test {what} {action} (before: {done['before']})"
+    out().print(says, markup=False)
+    out().print(f"just now: {done['found'] or 'all golden rows are good'}", markup=False)

@@ -1,0 +1,49 @@
+"""Looking into the memory of a process, and spoiling it: what a bit that flips does."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def _writable(pid: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the private memory of a process."""
+    for line in Path(f"/proc/{pid}/maps").read_text("ascii").splitlines():
+        span, rights, _, _, _, *name = line.split(maxsplit=5)
+        if rights.startswith("rw-p") and not (name and name[0].startswith("[v")):
+            start, end = (int(text, 16) for text in span.split("-"))
+            yield start, end
+
+
+def places_of(pid: int, pattern: bytes) -> list[int]:
+    """Addresses at which a process has these bytes in its own memory."""
+    found: list[int] = []
+    sought = re.compile(re.escape(pattern))
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for start, end in _writable(pid):
+            try:
+                memory.seek(start)
+                content = memory.read(end - start)
+            except OSError:  # gone meanwhile, or a guard page
+                continue
+            found += (start + match.start() for match in sought.finditer(content))
+    return found
+
+
+def exchange(pid: int, places: list[int], before: bytes, after: bytes) -> int:
+    """Puts other bytes into a process's memory where these are still; gives how often.
+
+    What has been freed meanwhile is somebody else's, or nobody's.
+    """
+    done = 0
+    with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+        for place in places:
+            try:
+                memory.seek(place)
+                if memory.read(len(before)) != before:
+                    continue
+                memory.seek(place)
+                memory.write(after)
+            except OSError:
+                continue
+            done += 1
+    return done
