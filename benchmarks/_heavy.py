@@ -117,7 +117,7 @@ def _model(name: str, nodes: list[Any], weights: list[Any]) -> ModelProto:
 
 
 MODELS: dict[str, Callable[[], ModelProto]] = {
-    "network": lambda: network(2_300),
-    "trees": lambda: trees(24_000),
+    "network": lambda: network(3_600),
+    "trees": lambda: trees(30_000),
     "cheap": lambda: trees(20, depth=4),
 }
