@@ -54,8 +54,9 @@ def commit(asked: Asked, results: Results) -> None:
     )
     total = now - asked.request.began_ns
     extra, is_late = asked.encoded.extra_keys, now > asked.deadline_ns
+    is_named = asked.request.version is not None
     if count <= counter.capacity:
-        counter.commit(count, stages, total, extra_keys=extra, is_late=is_late)
+        counter.commit(count, stages, total, extra_keys=extra, is_late=is_late, is_named=is_named)
         return
     notes = asked.route.notes.of(results.answers)
     for part in parts(count, counter.capacity):
@@ -67,6 +68,7 @@ def commit(asked: Asked, results: Results) -> None:
             total,
             extra_keys=extra,
             is_late=is_late,
+            is_named=is_named,
         )
 
 
@@ -82,6 +84,7 @@ def commit_failed(asked: Asked, reason: int = NO_CODE) -> None:
     counter = asked.route.counter
     now = perf_counter_ns()
     total, is_late = now - asked.request.began_ns, now > asked.deadline_ns
+    is_named = asked.request.version is not None
     stages = (asked.decode_ns, asked.encode_ns, *NO_STAGES)
     for part in parts(len(asked.records), counter.capacity):
         count = part.stop - part.start
@@ -94,7 +97,8 @@ def commit_failed(asked: Asked, reason: int = NO_CODE) -> None:
             [reason] * count,
             [NO_DECISION] * count,
         )
-        counter.commit(count, stages if part.start == 0 else None, total, is_late=is_late)
+        first = stages if part.start == 0 else None
+        counter.commit(count, first, total, is_late=is_late, is_named=is_named)
 
 
 def write_part(

@@ -33,8 +33,14 @@ HEADER_BYTES: Final = 6 * LINE_BYTES
 STANDING_AT: Final = 3 * LINE_BYTES // 8
 """The first word of the header's last lines: how breaker and runner stand (`server.standing`)."""
 
+SHADOW_WORDS: Final = 6 + len(OUTCOMES)
+"""What is counted of a shadow beside its histograms and bins, see `server.shadow_counters`."""
+
 BATCH_BOUNDS: Final = tuple(1 << power for power in range(9))
 """Upper bounds of the histogram of rows a run: 1, 2, 4, ... 256."""
+
+DIFFERENCE_BOUNDS: Final = (0.0, 1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Upper bounds of the histogram of how far a shadow's answers are from live's."""
 
 
 class Family(NamedTuple):
@@ -102,6 +108,9 @@ class Layout:
         self.bounds_ns: Ints = np.array([round(b * 1e9) for b in self.total_bounds], np.int64)
         self.stage_bucket_starts = _bucket_starts(self.stage_bounds, self.total_bounds)
         self.families, self.n_counts = _families(self._family_shapes())
+        self.nobody_named = self._nobody_named()
+        fields = [m for m in measures.measures if m.subject == "field"]
+        self.first_output_bin = int(measures.offsets[len(fields)])
         self.places, self.n_bytes = _places(self._array_shapes())
         self.fingerprint = self._fingerprint()
 
@@ -123,7 +132,20 @@ class Layout:
             "notes": (len(self.notes),),
             "deadline_missed": (1,),
             "late_requests": (1,),
+            "squares": (1,),
+            "last_request": (2,),
+            "named_outcomes": (len(OUTCOMES),),
+            "named_fallbacks": (len(RUNGS), len(REASONS)),
+            "named_buckets": (len(self.total_bounds) + 1,),
+            "named_bins": (self.measures.n_bins,),
+            "named_squares": (1,),
         }
+
+    def _nobody_named(self) -> dict[str, Ints]:
+        """Counts of rows of which no request named the version, as almost always."""
+        families = self.families.items()
+        named = {name: shape for name, (_, shape) in families if name.startswith("named")}
+        return {name: np.zeros(shape, np.int64) for name, shape in named.items()}
 
     def _array_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         ring, n_fields = self.ring_rows, len(self.field_names)
@@ -139,7 +161,14 @@ class Layout:
             "reason": ((ring,), "u1"),
             "decision": ((ring,), "u1"),
             "notes": ((ring, note_bytes(len(self.notes))), "u1"),
+            "shadow": ((self._shadow_words(),), "i8"),
+            "shadow_difference": ((1,), "f8"),
         }
+
+    def _shadow_words(self) -> int:
+        """What `server.shadow_counters` needs: some words, two histograms, the bins of outputs."""
+        histograms = len(self.total_bounds) + 1 + len(DIFFERENCE_BOUNDS) + 1
+        return SHADOW_WORDS + histograms + self.measures.n_bins - self.first_output_bin
 
     def _fingerprint(self) -> int:
         """What two layouts must have in common to share memory: 63 bits of a digest."""

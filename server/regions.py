@@ -19,17 +19,17 @@ living region is read in its own process only, until reading across processes ta
 import math
 import mmap
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.vocabulary import OUTCOMES, REASONS, RUNGS, STAGES
+from models.vocabulary import STAGES
 from server.layout import HEADER_BYTES, NO_CODE, Bytes, Floats, Ints, Layout
+from server.tallies import EXTRA_KEYS, FIRST, LATE, NAMED, NOTED, Ring, Totals, tally
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -59,72 +59,10 @@ _MAGIC_AT, _FINGERPRINT_AT, _HEAD, _STATE = 0, 1, 8, 16  # HEAD, STATE: a cache 
 NO_NOTES: Final[Mapping[int, int]] = {}
 """What a group has whose rows have no notes, as almost all."""
 
-_MODEL: Final = OUTCOMES.index("model")
-_DEADLINE: Final = REASONS.index("deadline")
-_NOTED: Final = 0x80  # bit of a row's outcome: it has notes
-_FIRST, _EXTRA_KEYS, _LATE = 1, 2, 4  # bits of a row's mark
-_FIRST_WITH_EXTRA_KEYS: Final = _FIRST | _EXTRA_KEYS
+_FIRST_WITH_EXTRA_KEYS: Final = FIRST | EXTRA_KEYS
 
 _REQUEST: Final = struct.Struct(f"{len(STAGES) + 2}q")
 _pack_request = _REQUEST.pack_into
-
-
-class Ring(NamedTuple):
-    """Columns of rows: the whole ring, or a stretch of it; n is the number of rows.
-
-    `request` stands on a request's first row: nanoseconds of each stage, of the whole, and a mark
-    whose bits say that a request begins here, that it had extra keys and that its answer came after
-    its deadline. The mark of a request's other rows is 0, and the rest there means nothing.
-
-    `notes` means something where the highest bit of `outcome` is set: few rows have notes, and the
-    others need not pay for them.
-    """
-
-    rows: Floats  # (n, n_fields)
-    outputs: Floats  # (n, n_outputs)
-    arrived: Floats  # (n,), epoch seconds
-    request: Ints  # (n, 8)
-    flags: Bytes  # (n, n_fields)
-    outcome: Bytes  # (n,), index in OUTCOMES; 128 more where the row has notes
-    reason: Bytes  # (n,), index in REASONS, or NO_CODE
-    decision: Bytes  # (n,), index in the bundle's decisions, or NO_CODE
-    notes: Bytes  # (n, n_bytes), bit i of byte j is note 8 * j + i of the layout
-
-    def stretch(self, start: int, stop: int) -> "Ring":
-        """Views of the rows from `start` to `stop`."""
-        return Ring._make(column[start:stop] for column in self)
-
-    def copy(self) -> "Ring":
-        """The same rows in memory of their own."""
-        return Ring._make(column.copy() for column in self)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Totals:
-    """What was counted of a bundle, in one region or in several: `a + b` sums them."""
-
-    layout: Layout
-    counts: Ints  # (n_counts,)
-    moments: Floats  # (n_moments, 4), as `models.measures.Counted` has them
-
-    @classmethod
-    def nothing(cls, layout: Layout) -> "Totals":
-        """No rows."""
-        moments = np.zeros((len(layout.measures.with_moments), 4))
-        return cls(layout, np.zeros(layout.n_counts, np.int64), moments)
-
-    def of(self, family: str) -> Ints:
-        """The counts of one of `layout.families`, in its shape."""
-        at, shape = self.layout.families[family]
-        return self.counts[at].reshape(shape)
-
-    @property
-    def rows(self) -> int:
-        """Rows counted."""
-        return int(self.of("outcomes").sum())
-
-    def __add__(self, other: "Totals") -> "Totals":
-        return Totals(self.layout, self.counts + other.counts, self.moments + other.moments)
 
 
 class Region:
@@ -152,6 +90,8 @@ class Region:
         self.counts: Ints = self._array("counts")
         self.moments: Floats = self._array("moments")
         self.ring = Ring._make(map(self._array, Ring._fields))
+        self.shadow: Ints = self._array("shadow")
+        self.shadow_difference: Floats = self._array("shadow_difference")
         self._mapping: mmap.mmap | None = None
         self._claim()
 
@@ -322,6 +262,7 @@ class Counter:
         *,
         extra_keys: bool = False,
         is_late: bool = False,
+        is_named: bool = False,
     ) -> None:
         """Counts the next `n_rows` written rows, those of one request, by one store.
 
@@ -332,6 +273,7 @@ class Counter:
             total_ns: nanoseconds from its arrival to now.
             extra_keys: whether a record of it had a key that is no field.
             is_late: whether its deadline is over.
+            is_named: whether it named the version that answers it.
 
         Raises:
             ValueError: fewer rows are written.
@@ -345,9 +287,11 @@ class Counter:
             )
         at = head & self._mask
         if stages_ns is not None:
-            mark = _FIRST_WITH_EXTRA_KEYS if extra_keys else _FIRST
+            mark = _FIRST_WITH_EXTRA_KEYS if extra_keys else FIRST
             if is_late:
-                mark |= _LATE
+                mark |= LATE
+            if is_named:
+                mark |= NAMED
             request_at = self._request_at + at * _REQUEST.size
             _pack_request(self._memory, request_at, *stages_ns, total_ns, mark)
             if n_rows > 1:
@@ -406,7 +350,7 @@ class Counter:
         for row, bits in notes.items():
             at = (head + row) & self._mask
             ring.notes[at] = np.frombuffer(bits.to_bytes(size, "little"), np.uint8)
-            memory[self._outcome_at + at] |= _NOTED
+            memory[self._outcome_at + at] |= NOTED
 
     def _clear_marks(self, start: int, stop: int) -> None:
         """Says of rows that no request begins there."""
@@ -424,7 +368,8 @@ def fold(region: Region, *, max_rows: int = FOLD_ROWS) -> int:
     head = min(region.words[_HEAD], tail + max_rows)
     if head == tail:
         return 0
-    added = reduce(add, (tally(region.layout, ring) for ring in region.stretches(tail, head)))
+    folded = Totals(region.layout, region.counts[current], region.moments[current])
+    added = _tallied(folded, region.stretches(tail, head))
     np.add(region.counts[current], added.counts, out=region.counts[1 - current])
     np.add(region.moments[current], added.moments, out=region.moments[1 - current])
     region.words[_STATE] = head << 1 | (1 - current)  # before this store nothing has begun
@@ -450,67 +395,12 @@ def _read(region: Region) -> Totals:
         if region.words[_STATE] == state:
             break
     folded = Totals(region.layout, counts, moments)
-    return reduce(add, (tally(region.layout, ring) for ring in pending), folded)
+    return folded + _tallied(folded, pending)
 
 
-def tally(layout: Layout, ring: Ring) -> Totals:
-    """Counts rows in every family."""
-    outcome = ring.outcome & ~np.uint8(_NOTED)
-    by_model = outcome == _MODEL
-    counted = layout.measures.count(ring.rows, ring.flags, ring.outputs, by_model, ring.arrived)
-    reasons = _by_outcome_and_reason(outcome, ring.reason)
-    requests = _requests(ring)
-    total_buckets, stage_buckets = _buckets(layout, requests[:-1])
-    counts = {
-        "outcomes": reasons.sum(axis=1),
-        "fallbacks": reasons[1 : 1 + len(RUNGS), : len(REASONS)],
-        "decisions": np.bincount(ring.decision, minlength=256)[: len(layout.decisions)],
-        "extra_keys": np.count_nonzero(requests[-1:] & _EXTRA_KEYS, axis=1),
-        "late_requests": np.count_nonzero(requests[-1:] & _LATE, axis=1),
-        "deadline_missed": reasons[:, _DEADLINE].sum(),
-        "notes": _notes(ring, len(layout.notes)),
-        "total_buckets": total_buckets,
-        "stage_buckets": stage_buckets,
-        "durations_ns": requests[:-1].sum(axis=1),
-        "quality": counted.quality,
-        "bins": counted.bins,
-    }
-    flat = np.concatenate([counts[name] for name in layout.families], axis=None)
-    return Totals(layout, flat, counted.moments)
-
-
-def _notes(ring: Ring, n_notes: int) -> Ints:
-    """Rows that have each note, int64 (n_notes,)."""
-    bits = np.unpackbits(ring.notes[ring.outcome >= _NOTED], axis=1, bitorder="little")
-    return bits[:, :n_notes].sum(axis=0, dtype=np.int64)
-
-
-def _by_outcome_and_reason(outcome: Bytes, reason: Bytes) -> Ints:
-    """Rows by outcome and code of reason, int64 (n_outcomes, 256)."""
-    size = len(OUTCOMES) << 8
-    pairs = outcome.astype(np.intp) << 8 | reason
-    return np.bincount(pairs, minlength=size)[:size].reshape(len(OUTCOMES), 256)
-
-
-def _requests(ring: Ring) -> Ints:
-    """What stands on the first rows of requests, a row for each column of `request`."""
-    columns = np.ascontiguousarray(ring.request.T)
-    begins = columns[-1] != 0
-    return columns if begins.all() else columns[:, begins]
-
-
-def _buckets(layout: Layout, durations: Ints) -> tuple[Ints, Ints]:
-    """Requests in each bucket of the request histogram (14 or 15,), and of the stages' (6, 13).
-
-    Args:
-        layout: of the bundle.
-        durations: nanoseconds of each stage and of the whole, int64 (7, n).
-
-    Bucket i holds bounds[i-1] < duration <= bounds[i], as `le` means it; the last one is open. The
-    bounds of the stages are among those of the whole, so that theirs are sums of finer buckets.
-    """
-    n, size = len(durations), len(layout.bounds_ns) + 1
-    buckets = np.searchsorted(layout.bounds_ns, durations, side="left")
-    buckets += np.arange(0, n * size, size)[:, None]
-    fine = np.bincount(buckets.ravel(), minlength=n * size).reshape(n, size)
-    return fine[-1], np.add.reduceat(fine[:-1], layout.stage_bucket_starts, axis=1)
+def _tallied(folded: Totals, stretches: Iterable[Ring]) -> Totals:
+    """What stretches add that follow each other and what is folded."""
+    added, last = Totals.nothing(folded.layout), folded.of("last_request")
+    for ring in stretches:
+        added += tally(folded.layout, ring, last + added.of("last_request"))
+    return added

@@ -102,6 +102,7 @@ class Asked:
     extra_keys: bool
     notes: dict[int, int] = field(default_factory=dict)
     is_late: bool = False
+    is_named: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -137,6 +138,7 @@ def some_request(rng: np.random.Generator, n: int) -> Asked:
             row: int(rng.integers(1, 1 << len(NOTES))) for row in range(n) if rng.random() < 0.3
         },
         is_late=bool(rng.integers(2)),
+        is_named=bool(rng.integers(4) == 0),
     )
 
 
@@ -166,6 +168,7 @@ def commit(counter: Counter, asked: Asked) -> None:
         asked.total_ns,
         extra_keys=asked.extra_keys,
         is_late=asked.is_late,
+        is_named=asked.is_named,
     )
 
 
@@ -204,6 +207,11 @@ class SlowCount:
         families["late_requests"][0] += asked.is_late
         families["durations_ns"] += [*asked.stages_ns, asked.total_ns]
         families["total_buckets"][bucket(asked.total_ns, self.layout.total_bounds)] += 1
+        families["squares"] += len(asked) ** 2
+        if asked.is_named:
+            families["named_squares"] += len(asked) ** 2
+            at = bucket(asked.total_ns, self.layout.total_bounds)
+            families["named_buckets"][at] += 1
         for stage in range(len(STAGES)):
             at = bucket(asked.stages_ns[stage], self.layout.stage_bounds)
             families["stage_buckets"][stage, at] += 1
@@ -213,6 +221,10 @@ class SlowCount:
         families["outcomes"][asked.outcome[i]] += 1
         if outcome in RUNGS:
             families["fallbacks"][RUNGS.index(outcome), asked.reason[i]] += 1
+            if asked.is_named:
+                families["named_fallbacks"][RUNGS.index(outcome), asked.reason[i]] += 1
+        if asked.is_named:
+            families["named_outcomes"][asked.outcome[i]] += 1
         families["deadline_missed"][0] += asked.reason[i] == REASONS.index("deadline")
         for note in range(len(NOTES)):
             families["notes"][note] += asked.notes.get(i, 0) >> note & 1
@@ -221,7 +233,10 @@ class SlowCount:
         for j in range(len(FIELDS)):
             if asked.flags[i, j]:
                 families["quality"][j, asked.flags[i, j] - 1] += 1
+        before = self.families["bins"].copy()
         self._shapes(asked, i)
+        if asked.is_named:
+            self.families["named_bins"] += self.families["bins"] - before
 
     def _shapes(self, asked: Asked, i: int) -> None:
         bins = self.families["bins"]
@@ -247,7 +262,16 @@ def bucket(nanoseconds: int, bounds: Sequence[float]) -> int:
     return sum(nanoseconds > round(bound * 1e9) for bound in bounds)
 
 
+def summable(totals: Totals) -> np.ndarray:
+    """The counts that are sums: all but those of the last request."""
+    counts = totals.counts.copy()
+    counts[totals.layout.families["last_request"].at] = 0
+    return counts
+
+
 def assert_counted(totals: Totals, expected: SlowCount) -> None:
     for name, counts in expected.families.items():
+        if name == "last_request":  # of one region, and between folds alone
+            continue
         np.testing.assert_array_equal(totals.of(name), counts, err_msg=name)
     np.testing.assert_array_equal(totals.moments, expected.moments)
