@@ -29,6 +29,11 @@ Trouble = tuple[int, int]
 """Field index and flag code."""
 
 
+def lowest(one: Forced | None, other: Forced | None) -> Forced | None:
+    """Of two rungs that are forced the one that holds; None for the model."""
+    return max(one, other, key=lambda rung: OUTCOMES.index(rung or "model"))
+
+
 class Nothing(dict[int, Any]):
     """An empty mapping that stays empty: what every clean request has of repairs and reasons."""
 
@@ -170,20 +175,20 @@ class Planner:
         records: Sequence[Mapping[str, Any]] = (),
         *,
         forced: Forced | None = None,
+        why: Literal["operator", "selftest"] = "operator",
     ) -> Plan:
         """Who answers each row of encoded records.
 
         Args:
             encoded: from the bundle's encoder.
-        why: Literal["operator", "selftest"] = "operator",
             records: what was encoded; the rules read texts there that no vocabulary has.
             forced: the highest rung that may answer; without a baseline it is the rules.
+            why: the reason for that.
         """
         if not encoded.troubles and forced is None:
             return Plan(encoded.rows, encoded, records)
         severity = self._severity
         serious: dict[int, list[Trouble]] = {}
-            why: the reason for that.
         for row, place, flag in encoded.troubles:
             if severity[place][flag]:
                 serious.setdefault(row, []).append((place, flag))
