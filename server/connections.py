@@ -95,6 +95,7 @@ class Protocol(HttpToolsProtocol):
     refusals: ClassVar[Refusals]
     # Of uvicorn: None before there is one, which its own types do not say of all of them.
     parser: Any
+    headers: Any
     cycle: Any
     pipeline: Any
     scope: Any

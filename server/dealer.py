@@ -55,7 +55,7 @@ class Dealer:
         self._listener: socket.socket | None = None
         self._board: Board | None = None
         self._hands: dict[int, Hand] = {}
-        self._waiting: deque[socket.socket] = deque()
+        self._waiting: deque[tuple[socket.socket, bool]] = deque()
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._is_listening = False
@@ -99,7 +99,7 @@ class Dealer:
             getattr(self, "_on_" + said.pop("say"))(descriptors, **said)
             try:
                 self._control.send(b"{}")
-            except BrokenPipeError:  # it did not wait for the answer
+            except ConnectionError:  # it did not wait for the answer, or for one before
                 return False
 
     def _on_begin(self, descriptors: list[int]) -> None:
@@ -158,25 +158,29 @@ class Dealer:
             except OSError:  # no descriptor is free: the next turn tries again
                 time.sleep(PAUSE_SECONDS)
                 return
-            self._deal(connection)
+            self._deal(connection, is_used=False)
             most = None if most is None else most - 1
 
-    def _deal(self, connection: socket.socket) -> None:
-        if self._give(connection):
+    def _deal(self, connection: socket.socket, *, is_used: bool) -> None:
+        if self._give(connection, is_used=is_used):
             connection.close()
         else:
-            self._waiting.append(connection)
+            self._waiting.append((connection, is_used))
 
-    def _give(self, connection: socket.socket) -> bool:
+    def _give(self, connection: socket.socket, *, is_used: bool) -> bool:
         for each in sorted(filter(self._can_take, self._hands.values()), key=self._load):
-            if hand(each.ours, connection.fileno()):
+            if hand(each.ours, connection.fileno(), is_used=is_used):
                 each.dealt += 1
                 return True
         return False
 
     def _deal_waiting(self) -> None:
-        while self._waiting and self._give(self._waiting[0]):
-            self._waiting.popleft().close()
+        while self._waiting:
+            connection, is_used = self._waiting[0]
+            if not self._give(connection, is_used=is_used):
+                return
+            self._waiting.popleft()
+            connection.close()
 
     def _take(self, end: socket.socket, dealt_to: Hand | None) -> None:
         """Deals again what is in an end: taken back from a worker, or given back by one."""
@@ -186,7 +190,7 @@ class Dealer:
                     continue
                 if dealt_to is not None:
                     dealt_to.dealt -= 1
-                self._deal(socket.socket(fileno=found.connection))
+                self._deal(socket.socket(fileno=found.connection), is_used=found.is_used)
         except OSError:  # no descriptor is free; they stay where they are
             return
 

@@ -10,16 +10,22 @@ import socket
 from typing import Final, NamedTuple
 
 CONNECTION: Final = b"c"
+USED: Final = b"u"
+"""A connection on which a request has been answered: it may be idle for longer than a new one."""
 MOVE: Final = b"m"
 LONGEST: Final = 32
 FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 
 
 class Handed(NamedTuple):
-    """A message: a connection's descriptor, or how many idle connections are to be given back."""
+    """A message: a connection's descriptor, or how many idle connections are to be given back.
+
+    `is_used` if a request has been answered on the connection.
+    """
 
     connection: int | None
     moves: int = 0
+    is_used: bool = False
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -30,13 +36,13 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def hand(end: socket.socket, connection: int) -> bool:
+def hand(end: socket.socket, connection: int, *, is_used: bool = False) -> bool:
     """Passes a connection on; False if there is no room. The caller closes its own descriptor.
 
     It is closed at once: one kept until the other side has acknowledged would withhold the FIN.
     """
     try:
-        socket.send_fds(end, [CONNECTION], [connection])
+        socket.send_fds(end, [USED if is_used else CONNECTION], [connection])
     except OSError as error:
         if error.errno in FULL:
             return False
@@ -65,4 +71,4 @@ def take(end: socket.socket) -> Handed | None:
         return None
     if message[:1] == MOVE:
         return Handed(None, int(message[1:]))
-    return Handed(descriptors[0] if descriptors else None)
+    return Handed(descriptors[0] if descriptors else None, is_used=message[:1] == USED)

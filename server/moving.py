@@ -56,7 +56,8 @@ class Mover:
             return
         transport: Any = connection.transport
         transport.pause_reading()
-        if not hand(self._end, transport.get_extra_info("socket").fileno()):
+        descriptor = transport.get_extra_info("socket").fileno()
+        if not hand(self._end, descriptor, is_used=connection.is_used):
             transport.resume_reading()
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.move, connection)
             return
@@ -82,6 +83,15 @@ class MovingProtocol(Protocol):
             and not transport.is_closing()
             and not transport.get_write_buffer_size()
         )
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a request has been answered on it, here or where it was before."""
+        return self.headers is not None
+
+    def has_been_used(self) -> None:
+        """Says so of one that has come from elsewhere: it is idle, and not slow to begin."""
+        self.headers = self.headed = []
 
     def on_response_complete(self) -> None:
         """The answer is written in this turn of the loop; then the connection may be moved."""

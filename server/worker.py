@@ -199,12 +199,15 @@ class WorkerServer(Server):
         self.started = True
         self.is_up.set()
 
-    def protocol(self) -> asyncio.Protocol:
-        """A protocol for one connection."""
+    def protocol(self, *, is_used: bool) -> asyncio.Protocol:
+        """A protocol for one connection; `is_used` if another worker has answered on it."""
         made: Any = self.config.http_protocol_class
-        return made(
+        protocol = made(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+        if is_used:
+            protocol.has_been_used()
+        return protocol
 
 
 class Worker:
@@ -287,7 +290,8 @@ class Worker:
                 self._mover.look(self._server.server_state.connections)
             else:
                 self._board.has_taken(self._slot)
-                self._do(self._connect(socket.socket(fileno=found.connection)))
+                connection = socket.socket(fileno=found.connection)
+                self._do(self._connect(connection, is_used=found.is_used))
 
     async def _connect_all(self) -> None:
         """Takes all that has been dealt, so that nothing of it is overlooked at the end."""
@@ -298,9 +302,10 @@ class Worker:
                 return
             await asyncio.wait(connecting)
 
-    async def _connect(self, connection: socket.socket) -> None:
+    async def _connect(self, connection: socket.socket, *, is_used: bool) -> None:
+        protocol = partial(self._server.protocol, is_used=is_used)
         try:
-            await self._loop.connect_accepted_socket(self._server.protocol, connection)
+            await self._loop.connect_accepted_socket(protocol, connection)
         except OSError:  # the caller has gone: there is no protocol that could count that
             connection.close()
             self._mover.closed()

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 # Before anything can import onnxruntime: it reports and writes into the home folder otherwise.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.serving import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,3 +57,44 @@ def bike_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-W", "error", ROOT / "examples/bike/train.py", "--store", store]
     subprocess.run(command, check=True, timeout=170, env={"PYTHONPATH": str(ROOT)})
     return store
+
+
+@pytest.fixture(
+    scope="module",
+    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
+    ids=["one process", "two workers"],
+)
+def workers(request: pytest.FixtureRequest) -> int:
+    """Both kinds of a server do the same."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def state(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder of the server that most tests of a module share."""
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of `shared`."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def shared(store: Path, folder: Path) -> "Generator[Server]":
+    """A server with two workers over the small bundle, as a process of its own."""
+    from tests.serving import serving
+    from tests.workers import ARGUMENTS
+
+    with serving(store, folder, *ARGUMENTS) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: "Server", folder: Path) -> "Server":
+    """The shared server, with two workers that are ready and have no connection."""
+    from tests.workers import is_quiet, wait_until
+
+    wait_until(lambda: is_quiet(folder))
+    return shared

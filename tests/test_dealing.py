@@ -3,14 +3,16 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from server.board import Board, board_bytes, sealed_file
-from server.dealer import Dealer
+from server.dealer import Dealer, message
 from server.events import events_in
 from server.handing import hand, make_pair, take
 from tests.in_thread import Connection
@@ -33,24 +35,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for
 
 ROUNDS = int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "20"))
 BEGUN, REST = REQUEST[:40], REQUEST[40:]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def shared(store: Path, folder: Path) -> Generator[Server]:
-    with serving(store, folder, *ARGUMENTS) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: Server, folder: Path) -> Server:
-    """The shared server, with two workers that are ready and have no connection."""
-    wait_until(lambda: is_quiet(folder))
-    return shared
 
 
 def loads(folder: Path) -> list[int]:
@@ -153,6 +137,40 @@ def test_what_its_predecessor_dealt_and_nobody_took_a_dealer_takes_back():
             os.close(handed.connection)
         dealer._on_gone([], worker=7)
         os.close(board_file)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_dealer_ends_quietly_when_nobody_waits_for_its_answer(*, is_read: bool):
+    """Closed with its answers unread, a socket resets the other side; else the pipe is broken."""
+    board = sealed_file("keelmark-board", board_bytes(1))
+    far, control = make_pair()
+    socket.send_fds(far, [message("begin")], [board])
+    dealer = Dealer(control)
+    assert dealer._obey()
+    if is_read:
+        far.recv(16)
+    far.send(message("stop"))
+    far.close()
+    assert not dealer._obey()
+    control.close()
+    os.close(board)
+
+
+def test_a_connection_that_was_moved_while_idle_is_idle_and_not_slow(store: Path, tmp_path: Path):
+    """New ones have a second for their headers here, idle ones much longer."""
+    arguments = (*ARGUMENTS, "--header-timeout-seconds", "1", "--keep-alive-seconds", "60")
+    with serving(store, tmp_path, *arguments) as server:
+        new = Connection(server.port)
+        with opened(server, 8) as connections:
+            assert [each.receive().status for each in connections] == [200] * 8
+            replace_workers(tmp_path)
+            assert new.is_closed()  # it has said nothing for too long
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                assert sum(loads(tmp_path)) == 8
+                time.sleep(0.1)
+            assert [each.ask(REQUEST).status for each in connections] == [200] * 8
+        new.close()
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(ROUNDS, marks=pytest.mark.trial)])

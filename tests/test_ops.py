@@ -1,6 +1,5 @@
 """What operators' calls do, and what they are told; who gets in is in `test_access`."""
 
-import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -19,22 +18,6 @@ from tests.serving import serving
 from tests.tiny import GOOD, pack_tiny
 
 FORCE = {"rung": "rules", "reason": "a test"}
-
-
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def state(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state folder of the server that most tests share."""
-    return tmp_path_factory.mktemp("state")
 
 
 @pytest.fixture(scope="module")

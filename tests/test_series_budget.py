@@ -1,6 +1,5 @@
 """A bundle for whose series the metrics page has no room is not loaded; the others serve."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,14 +28,6 @@ def n_series(both: Path) -> int:
     """Series of either."""
     bundle = Store(both).open(NAME, "1")
     return ModelSeries(layout_of(bundle), facts_of(bundle)).n_series
-
-
-@pytest.fixture(
-    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    return request.param
 
 
 def test_a_bundle_without_room_is_refused_in_words_counted_and_harms_no_other(

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -40,31 +39,6 @@ from tests.workers import (
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    pack_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def shared(store: Path, folder: Path) -> Generator[Server]:
-    with serving(store, folder, *ARGUMENTS) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: Server, folder: Path) -> Server:
-    """The shared server, with two workers that are ready and have no connection."""
-    wait_until(lambda: is_quiet(folder))
-    return shared
 
 
 def test_what_workers_count_is_summed(server: Server):
