@@ -189,3 +189,13 @@ ROLLOUT_REASONS: Final = (
     "time",
 )
 """Why. The last two are what a deploy waits for; it holds for them, and for what is doubtful."""
+
+SPARE_KINDS: Final = ("shadow", "selftest")
+"""What is done while nobody waits: a candidate answers copies; golden rows are replayed."""
+
+SPARE_RESULTS: Final = ("done", "dropped", "failed")
+"""What became of a unit of it: there was no time for a dropped one, a failed one raised."""
+
+SHADOW_RESULTS: Final = ("same", "changed")
+"""What comparing a row's two answers came to: a changed one has another decision, or where no
+decisions are declared another answer."""

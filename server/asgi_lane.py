@@ -116,6 +116,7 @@ class Lane:
             asking.traceparent,
             asking.is_strict,
             asking.deadline_ns,
+            asking.key,
         )
 
     def _answer_alone(self, request: Request) -> Answer | asyncio.Future[Answer]:

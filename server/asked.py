@@ -20,6 +20,7 @@ class Request:
     Attributes:
         began_ns: `perf_counter_ns` at the complete headers.
         deadline_ns: how long its caller waits from then on; None where the caller does not say.
+        key: by which its caller stays on one side of a canary, if it says one.
     """
 
     model: str
@@ -30,6 +31,7 @@ class Request:
     traceparent: bytes | None = None
     is_strict: bool = False
     deadline_ns: int | None = None
+    key: bytes | None = None
 
 
 UNREAD: Final = Encoded(np.empty((0, 0)), np.empty((0, 0), np.uint8))
@@ -53,6 +55,7 @@ class Asked:
         reading_ns: what decoding and encoding are expected to take.
         is_decoded: `records`, `is_single` and `strays` are known.
         is_read: `encoded` is known too.
+        copy_to: of a candidate, whose shadow gets a copy when it has been answered.
     """
 
     request: Request
@@ -71,6 +74,7 @@ class Asked:
     is_decoded: bool = False
     is_read: bool = False
     is_answered: bool = False
+    copy_to: Route | None = None
 
 
 @dataclass(slots=True)
@@ -79,8 +83,10 @@ class Results:
 
     Attributes:
         measured: numbers (n, measured outputs), for the counters.
-        error: what the model raised.
+        error: what the model raised, without the frames that it came through: they would hold
+            each other, and the bundle, when nobody else does any more.
         has_run: whether the model was asked.
+        raised_at: these frames, as the log has them.
     """
 
     encoded: Encoded
@@ -92,6 +98,7 @@ class Results:
     done_ns: int
     error: Exception | None = None
     has_run: bool = False
+    raised_at: Sequence[str] = ()
 
 
 def together(group: list[Asked]) -> tuple[Encoded, Sequence[dict[str, Any]]]:

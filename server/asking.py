@@ -34,6 +34,7 @@ class Asking:
         "expects",
         "is_chunked",
         "is_strict",
+        "key",
         "media_type",
         "request_id",
         "says_connection",
@@ -47,6 +48,7 @@ class Asking:
         self.expects = False
         self.is_chunked = False
         self.is_strict = False
+        self.key: bytes | None = None
         self.media_type: bytes | None = None
         self.request_id: bytes | None = None
         self.says_connection = False
@@ -87,6 +89,10 @@ def _take_expect(asking: Asking, _: bytes) -> None:
     asking.expects = True
 
 
+def _take_key(asking: Asking, value: bytes) -> None:
+    asking.key = value or None
+
+
 def _take_request_id(asking: Asking, value: bytes) -> None:
     asking.request_id = value if _REQUEST_ID(value) else None
 
@@ -110,6 +116,7 @@ READ: Final[Mapping[bytes, Callable[[Asking, bytes], None]]] = {
     b"content-type": _take_content_type,
     b"expect": _take_expect,
     b"keelmark-deadline-ms": _take_deadline,
+    b"keelmark-key": _take_key,
     b"keelmark-strict": _take_strict,
     b"traceparent": _take_traceparent,
     b"transfer-encoding": _take_transfer_encoding,

@@ -272,6 +272,45 @@ MODEL_SLOT: Final = Metric(
     labels=(*PER_BUNDLE, "slot"),
     help="1 for what the bundle is to its model: live, candidate or previous; else 0.",
 )
+CANARY_SHARE: Final = Metric(
+    name="keelmark_canary_share_ratio",
+    kind="gauge",
+    labels=PER_BUNDLE,
+    unit="ratio",
+    help="Share of the model's callers that the bundle answers as a canary.",
+)
+SHADOW_SHARE: Final = Metric(
+    name="keelmark_shadow_share_ratio",
+    kind="gauge",
+    labels=PER_BUNDLE,
+    unit="ratio",
+    help="Share of the requests which live answers that the bundle gets copies of.",
+)
+SHADOW_ROWS: Final = Metric(
+    name="keelmark_shadow_rows_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "outcome"),
+    help="Rows of shadows that the bundle answered, as candidate or as live, by their outcome.",
+)
+SHADOW_COMPARED: Final = Metric(
+    name="keelmark_shadow_compared_total",
+    kind="counter",
+    labels=(*PER_BUNDLE, "result"),
+    help="Rows that candidate and live both answered, by whether they were decided alike.",
+)
+SHADOW_DIFFERENCE: Final = Metric(
+    name="keelmark_shadow_difference",
+    kind="histogram",
+    labels=PER_BUNDLE,
+    help="How far the candidate's answers are from live's; of values in standard deviations.",
+)
+SHADOW_RUNS: Final = Metric(
+    name="keelmark_shadow_run_duration_seconds",
+    kind="histogram",
+    labels=PER_BUNDLE,
+    unit="seconds",
+    help="Time of the model's runs of one row in shadows, as candidate or as live.",
+)
 GENERATION: Final = Metric(
     name="keelmark_route_generation",
     kind="gauge",
@@ -305,6 +344,12 @@ RUNNER_DEATHS: Final = Metric(
     name="keelmark_runner_deaths_total",
     kind="counter",
     help="Times that this thread came to an end and was replaced.",
+)
+SPARE_WORK: Final = Metric(
+    name="keelmark_spare_work_total",
+    kind="counter",
+    labels=("kind", "result"),
+    help="Units of work that nobody waits for, done while the event loop had time for it, or not.",
 )
 RENDER_SECONDS: Final = Metric(
     name="keelmark_metrics_render_seconds",
@@ -405,10 +450,17 @@ METRICS: Final = (
     MODEL_LOADED,
     MODEL_TRAINED,
     MODEL_SLOT,
+    CANARY_SHARE,
+    SHADOW_SHARE,
+    SHADOW_ROWS,
+    SHADOW_COMPARED,
+    SHADOW_DIFFERENCE,
+    SHADOW_RUNS,
     *OF_SWAPS,
     LOOP_LAG,
     RUNNER_BUSY,
     RUNNER_DEATHS,
+    SPARE_WORK,
     *OF_WORKERS,
     RENDER_SECONDS,
     SERIES,

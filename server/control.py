@@ -61,6 +61,8 @@ class HeldSecond(msgspec.Struct, frozen=True):
     held: Held
     role: Literal["candidate", "previous"]
     was_live: bool = False
+    canary: float = 0.0
+    shadow: float = 0.0
 
 
 class Missing(msgspec.Struct, frozen=True):

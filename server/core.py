@@ -12,7 +12,7 @@ and an answer is given once.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Sized
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from server.breaker import CLOSED
 from server.cost import LOOP_NS
 from server.counting import commit, commit_failed, write_rows
 from server.logs import Seldom, logger, where
+from server.picking import picked
 from server.placing import HERE, Place, fits_here, place, predicted_ns
 from server.prediction_ids import PredictionIds
 from server.protocols.predict import STATUS, Answer, error_answer
@@ -34,6 +35,8 @@ from server.refusing import find_errors
 from server.routes import Route, RouteTable
 from server.runner import Runner
 from server.settings import Settings
+from server.shadow import offer_copy
+from server.spare_work import SpareWork
 from server.standing import Queued
 from server.threaded import Threaded
 from server.vitals import Pulse, Vitals
@@ -64,9 +67,21 @@ class Core:
     Attributes:
         runner: of long work; without one everything is run where it is asked for, as warming up
             does.
+        requests: where requests wait for the loop's turn.
+        spare: work that nobody waits for; there is none without a runner.
     """
 
-    __slots__ = ("_log", "_seldom", "ids", "is_draining", "routes", "runner", "settings")
+    __slots__ = (
+        "_log",
+        "_seldom",
+        "ids",
+        "is_draining",
+        "requests",
+        "routes",
+        "runner",
+        "settings",
+        "spare",
+    )
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -74,6 +89,8 @@ class Core:
         self.ids = PredictionIds()
         self.is_draining = False
         self.runner: Runner | None = None
+        self.requests: list[Sized] = []
+        self.spare: SpareWork | None = None
         self._log = logger("core")
         self._seldom = Seldom()
 
@@ -91,6 +108,7 @@ class Core:
             bounds_of(self.settings),
         )
         self.runner.start()
+        self.spare = SpareWork(self.runner, self.requests, vitals and vitals.spared)
         if vitals is not None:
             Pulse(vitals, self.runner).start()
 
@@ -106,10 +124,15 @@ class Core:
         """
         if self.is_draining:
             raise RequestError("draining", DRAINING)
-        route = self.routes.pick(request.model, request.version)
+        routes = self.routes
+        route, copy_to = routes.pick(request.model, request.version), None
+        if routes.trials:
+            route, copy_to = picked(routes, route, request, self.ids.next)
         deadline_ns = request.began_ns + (request.deadline_ns or route.deadline_ns)
         now_ns = perf_counter_ns()
         asked = Asked(request, hand_over, route, deadline_ns, time.time(), now_ns)
+        if copy_to is not None:
+            asked.copy_to = copy_to
         read(asked, self.settings, now_ns, math.inf if self.runner is None else LOOP_NS)
         return asked
 
@@ -205,7 +228,7 @@ class Core:
             measured_ns = route.cost.predict_ns(len(answers.outcome))
             route.pace.took(results.run_ns, measured_ns, found.is_trial)
         else:
-            self.say_raised(route.bundle, error)
+            self.say_raised(route.bundle, error, results.raised_at)
         invalid = len(answers.invalid_outputs)
         is_bad = error is not None or invalid > answers.outcome.count(MODEL)
         if found.is_probe:
@@ -225,6 +248,8 @@ class Core:
             answer = self.written(asked, answers, first, errors)
             commit(asked, results)
             self.hand_over(asked, answer)
+            if asked.copy_to is not None:
+                self.copy(asked, results, first)
             first += len(asked.records)
 
     def written(self, asked: Asked, answers: Answers, first: int, errors: RowErrors) -> Answer:
@@ -266,6 +291,20 @@ class Core:
         except Exception as error:  # noqa: BLE001  (see above)
             self.defect(error, asked.request)
 
+    def copy(self, asked: Asked, results: Results, first: int) -> None:
+        """Offers a request that has been answered to the shadow of a candidate.
+
+        Args:
+            asked: the request.
+            results: of its run.
+            first: place of its first row in the run.
+        """
+        if self.spare is not None:
+            try:
+                offer_copy(self, self.spare, asked, results, first)
+            except Exception as error:  # noqa: BLE001  (its caller has the answer)
+                self.defect(error, asked.request)
+
     def defect(self, error: Exception, request: Request, **facts: Any) -> Answer:
         """500 with an id and nothing else: what went wrong is in the log, under the same id."""
         return internal(
@@ -276,7 +315,7 @@ class Core:
             **facts,
         )
 
-    def say_raised(self, bundle: Bundle, error: Exception) -> None:
+    def say_raised(self, bundle: Bundle, error: Exception, raised_at: Sequence[str]) -> None:
         """One line a second: a model that raises does so for every request."""
         held_back = self._seldom.held_back(bundle.digest)
         if held_back is not None:
@@ -285,7 +324,7 @@ class Core:
                 model=bundle.name,
                 version=bundle.version,
                 kind=type(error).__name__,
-                where=where(error),
+                where=list(raised_at),
                 held_back=held_back,
             )
 

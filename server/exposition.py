@@ -13,8 +13,12 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from server import catalogue
 from server.catalogue import METRICS, Metric
 from server.http_counters import HttpCounters, read_http
+from server.lines import Page, single
 from server.regions import Region, Totals, read_totals
-from server.series import HttpSeries, ModelSeries, Page, single
+from server.series import HttpSeries, ModelSeries
+from server.shadow_counters import Shadow, read_shadow
+from server.shadow_series import shadow_page
+from server.shares import Shares
 from server.standing import Standing, read_standing
 from server.vitals import read_vitals
 from server.vitals_series import vitals_page
@@ -67,6 +71,7 @@ class Past(NamedTuple):
 
     totals: Totals
     standing: Standing
+    shadow: Shadow
 
     @classmethod
     def of(cls, regions: Sequence[Region]) -> "Past":
@@ -74,11 +79,13 @@ class Past(NamedTuple):
         standing = read_standing(regions)
         nobody = (0,) * len(standing.breakers)
         nothing = dict.fromkeys(NOW & set(standing._fields), 0)
-        return cls(read_totals(*regions), standing._replace(breakers=nobody, **nothing))
+        standing = standing._replace(breakers=nobody, **nothing)
+        return cls(read_totals(*regions), standing, read_shadow(regions))
 
     def __add__(self, other: "Past") -> "Past":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Not a longer tuple: both together."""
-        return Past(self.totals + other.totals, _together_standing(self.standing, other.standing))
+        standing = _together_standing(self.standing, other.standing)
+        return Past(self.totals + other.totals, standing, self.shadow + other.shadow)
 
 
 def _sum(one: Any, other: Any) -> Any:
@@ -98,6 +105,7 @@ class Exposed(NamedTuple):
         forced: the rung that its rows are forced to, if any.
         slot: what it is to its model, see `vocabulary.SLOTS`; None when it is not loaded any more.
         past: what was counted when it was loaded before.
+        shares: what it gets of its model's requests while it is not live.
     """
 
     series: ModelSeries
@@ -105,16 +113,22 @@ class Exposed(NamedTuple):
     forced: str | None = None
     slot: str | None = "live"
     past: Past | None = None
+    shares: Shares = Shares()
 
     def page(self) -> Page:
         """What has been counted for it up to now."""
         standing = read_standing(self.regions)
-        totals = [] if self.past is None else [self.past.totals]
+        totals: list[Totals] = []
+        shadows: list[Shadow] = []
         if self.past is not None:
+            totals.append(self.past.totals)
+            shadows.append(self.past.shadow)
             standing = _together_standing(standing, self.past.standing)
         if self.regions:
             totals.append(read_totals(*self.regions))
-        return self.series.render(reduce(add, totals), standing, self.forced, self.slot)
+            shadows.append(read_shadow(self.regions))
+        page = self.series.render(reduce(add, totals), standing, self.forced, self.slot)
+        return page | shadow_page(reduce(add, shadows), self.shares)
 
 
 class Exposition:

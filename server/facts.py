@@ -39,6 +39,8 @@ class SecondFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     version: str
     role: Literal["candidate", "previous"]
     was_live: bool = False
+    canary: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    shadow: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
 
 class SlotsFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

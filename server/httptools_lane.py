@@ -191,6 +191,7 @@ class QuickProtocol(Protocol):
             asking.traceparent,
             asking.is_strict,
             asking.deadline_ns,
+            asking.key,
         )
         self._quick.begin(request)
         return True

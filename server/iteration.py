@@ -25,6 +25,7 @@ class Iteration:
         self._core = core
         self._waiting: deque[Asked] = deque()
         self._is_scheduled = False
+        core.requests.append(self._waiting)
 
     def add(self, asked: Asked, loop: asyncio.AbstractEventLoop) -> None:
         self._waiting.append(asked)

@@ -139,6 +139,13 @@ def _parameters(bundle: Bundle) -> list[Schema]:
             "schema": {"type": "string"},
         },
         {
+            "name": "Keelmark-Key",
+            "in": "header",
+            "description": "Who is asked for: requests with one key are answered by one version "
+            "while another is tried with some of the callers.",
+            "schema": {"type": "string"},
+        },
+        {
             "name": "Keelmark-Deadline-Ms",
             "in": "header",
             "description": "Milliseconds from the request's headers to its answer. Where the model "

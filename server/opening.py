@@ -23,6 +23,7 @@ from server.regions import Counter, Region
 from server.routes import Named, Route
 from server.series import Facts, ModelSeries
 from server.settings import MOST_DEADLINE_MS, Settings, SettingsError
+from server.shadow_counters import ShadowCounter
 from server.standing import Notice
 from server.warm_up import warm_up
 
@@ -106,6 +107,7 @@ def make_route(bundle: Bundle, cost: RunCost, region: Region | None = None) -> R
         [output.kind in ("probability", "value") for output in bundle.outputs] == [True],
         NoteWriter(bundle),
         notice,
+        ShadowCounter(region),
         breaker=Breaker(notice.breaker),
     )
 

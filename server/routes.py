@@ -23,6 +23,8 @@ from server.pace import Pace
 from server.protocols.predict import AnswerWriter
 from server.regions import Counter
 from server.series import ModelSeries
+from server.shadow_counters import ShadowCounter
+from server.shares import Shares
 from server.standing import Notice
 
 DEFAULT_DEADLINE_NS: Final = 1_000_000_000
@@ -51,6 +53,7 @@ class Route:
         pace: how much slower its runs have become. This and the breaker are the loop's.
         breaker: whether its model may be run.
         notice: where the runner's work for it is told to the metrics.
+        shadow: where it counts in shadows, on either side.
     """
 
     bundle: Bundle
@@ -61,6 +64,7 @@ class Route:
     has_one_number: bool
     notes: NoteWriter
     notice: Notice
+    shadow: ShadowCounter
     below: RunCost = UNMEASURED_BELOW
     reading: ReadCost = UNREAD
     deadline_ns: int = DEFAULT_DEADLINE_NS
@@ -120,11 +124,15 @@ class Second(Generic[R]):
         route: that answers whoever names its version.
         role: what it is.
         was_live: a candidate that was live before and was rolled back.
+        canary: share of the model's callers that a candidate answers, 0 to 1.
+        shadow: share of the requests which live answers that a candidate gets copies of.
     """
 
     route: R
     role: Role
     was_live: bool = False
+    canary: float = 0.0
+    shadow: float = 0.0
 
     @property
     def version(self) -> str:
@@ -144,12 +152,22 @@ class Routes(Generic[R]):
         live: what answers, by model.
         unavailable: models that are to be served and have nothing live.
         second: what the second slots hold, by model; those that are empty are not in it.
+        trials: those of them that take part beside a live one, as canary or shadow: mostly none.
     """
 
     generation: int = 0
     live: Mapping[str, R] = field(default_factory=lambda: MappingProxyType({}))
     unavailable: Mapping[str, Unavailable] = field(default_factory=lambda: MappingProxyType({}))
     second: Mapping[str, Second[R]] = field(default_factory=lambda: MappingProxyType({}))
+    trials: Mapping[str, Second[R]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        trials = {
+            model: second
+            for model, second in self.second.items()
+            if model in self.live and (second.canary or second.shadow)
+        }
+        object.__setattr__(self, "trials", MappingProxyType(trials))
 
     @property
     def loaded(self) -> Iterator[R]:
@@ -271,6 +289,14 @@ class RouteTable(Routes[Route]):
 
 AnyRoutes = Routes[Any]
 """Of whatever routes: what the planes read of them is `Served`."""
+
+
+def shares_of(route: Served, routes: AnyRoutes) -> Shares:
+    """What a route's bundle gets by this table."""
+    second = routes.trials.get(route.bundle.name)
+    if second is None or second.route is not route:
+        return Shares()
+    return Shares(second.canary, second.shadow)
 
 
 def slot_of(route: Served, routes: AnyRoutes) -> str | None:

@@ -27,7 +27,7 @@ from server.logs import Seldom, logger, where
 from server.memory import trim
 from server.opening import configured, copies_folder, open_route
 from server.retired import Name, Retired
-from server.routes import AnyRoutes, Route, RouteTable, Unavailable, slot_of
+from server.routes import AnyRoutes, Route, RouteTable, Unavailable, shares_of, slot_of
 from server.series_budget import SeriesBudget
 from server.settings import Settings, SettingsError
 from server.swap_counters import SwapCounters
@@ -274,6 +274,7 @@ class InProcessRuntime:
                     route.forced,
                     slot_of(route, self.routes),
                     self._retired.past(name_of(route), route.bundle.digest),
+                    shares=shares_of(route, self.routes),
                 )
             )
         exposed += self._retired.exposed(names_of(self.routes))
@@ -317,8 +318,9 @@ class InProcessRuntime:
         self._stopping.set()
         if self._timer is not None:
             self._timer.cancel()
+        is_idle = self.core.spare is None or await self.core.spare.stop()
         if self.core.runner is not None:
-            self.has_ended = await self.core.runner.stop()
+            self.has_ended = await self.core.runner.stop() and is_idle
         for route in self.routes.loaded:
             while route.counter.pending:
                 route.counter.fold()

@@ -27,7 +27,9 @@ from server import catalogue, notes
 from server.catalogue import Metric
 from server.http_counters import HttpCounters
 from server.layout import BATCH_BOUNDS, Layout
+from server.lines import Page, histogram_template, lines_template
 from server.regions import Totals
+from server.shadow_series import series_of
 from server.standing import AT_REST, Standing
 
 SIGNS: Final = ("positive", "negative")
@@ -40,9 +42,6 @@ NOTED: Final = {
     notes.RULE_ERROR: catalogue.RULE_ERRORS,
 }
 """The metric of each kind of note; the rest of a note are the values of its own labels."""
-
-Page = dict[str, str]
-"""The lines of each metric, by the metric's name."""
 
 _NS: Final = 1_000_000_000
 
@@ -94,7 +93,7 @@ class ModelSeries:
         nothing = Totals.nothing(layout)
         self._moments = nothing.moments
         empty = self.render(nothing)
-        self.n_series = sum(lines.count("\n") for lines in empty.values())
+        self.n_series = sum(lines.count("\n") for lines in empty.values()) + series_of(layout)
 
     def render(
         self,
@@ -132,8 +131,8 @@ class HttpSeries:
     """
 
     def __init__(self, counters: HttpCounters) -> None:
-        self._requests = _template(catalogue.REQUESTS, counters.requests)
-        self._errors = _template(catalogue.ERRORS, counters.errors)
+        self._requests = lines_template(catalogue.REQUESTS, counters.requests)
+        self._errors = lines_template(catalogue.ERRORS, counters.errors)
         self._n_requests = len(counters.requests)
         self.n_series = len(counters.requests) + len(counters.errors)
 
@@ -144,11 +143,6 @@ class HttpSeries:
             catalogue.REQUESTS.name: self._requests % tuple(counts[:n]),
             catalogue.ERRORS.name: self._errors % tuple(counts[n:]),
         }
-
-
-def single(metric: Metric, value: float) -> Page:
-    """A metric of one series without labels."""
-    return {metric.name: f"{metric.name} {value!r}\n"}
 
 
 # What does not change while a bundle is loaded
@@ -183,7 +177,7 @@ def _references(layout: Layout) -> Page:
 
 
 def _constant(metric: Metric, series: Iterable[Sequence[object]], numbers: Iterable[float]) -> Page:
-    return {metric.name: _template(metric, series, number="%r") % tuple(numbers)}
+    return {metric.name: lines_template(metric, series, number="%r") % tuple(numbers)}
 
 
 # What is counted
@@ -201,7 +195,7 @@ def _row_counts(layout: Layout) -> Iterator[_Block]:
     ):
         series = product([layout.model], [layout.version], *values)
         at = layout.families[family].at
-        yield _Block(metric, _template(metric, series), partial(_counts, at))
+        yield _Block(metric, lines_template(metric, series), partial(_counts, at))
 
 
 def _notes(layout: Layout) -> Iterator[_Block]:
@@ -211,7 +205,7 @@ def _notes(layout: Layout) -> Iterator[_Block]:
         own = [(at, labels) for at, (word, *labels) in enumerate(layout.notes) if word == kind]
         series = [(layout.model, layout.version, *labels) for _, labels in own]
         places = np.asarray([start + at for at, _ in own], np.intp)
-        yield _Block(metric, _template(metric, series), partial(_picked, places))
+        yield _Block(metric, lines_template(metric, series), partial(_picked, places))
 
 
 def _distributions(layout: Layout) -> Iterator[_Block]:
@@ -234,12 +228,12 @@ def _distributions(layout: Layout) -> Iterator[_Block]:
         measures = _measures(layout, subject)
         binned = _binned(layout, measures)
         at = slice(bins, bins + len(binned))
-        yield _Block(values, _template(values, binned), partial(_counts, at))
+        yield _Block(values, lines_template(values, binned), partial(_counts, at))
         names = [measure.name for measure in measures if measure.has_moments]
         rows = slice(moments, moments + len(names))
         for metric, columns in (sums, slice(0, 2)), (squares, slice(2, 4)):
             series = product([layout.model], [layout.version], names, SIGNS)
-            template = _template(metric, series, number="%r")
+            template = lines_template(metric, series, number="%r")
             yield _Block(metric, template, partial(_sums, rows, columns))
         bins, moments = at.stop, rows.stop
 
@@ -289,7 +283,7 @@ def _observations(family: str, columns: slice, totals: Totals) -> Iterator[int]:
 def _standing_templates(layout: Layout) -> Page:
     own = layout.model, layout.version
     templates = {
-        metric.name: _template(metric, product(*([word] for word in own), *values))
+        metric.name: lines_template(metric, product(*([word] for word in own), *values))
         for metric, values in (
             (catalogue.QUEUE_DEPTH, ()),
             (catalogue.QUEUE_ROWS, ()),
@@ -323,7 +317,7 @@ def _standing_numbers(
     yield catalogue.MODEL_SLOT.name, tuple(int(each == slot) for each in SLOTS)
 
 
-# Series and their templates
+# Series
 
 
 def _measures(layout: Layout, subject: str) -> list[Measure]:
@@ -336,50 +330,3 @@ def _binned(layout: Layout, measures: Iterable[Measure]) -> list[tuple[str, ...]
         for measure in measures
         for label in measure.labels
     ]
-
-
-def _template(metric: Metric, series: Iterable[Sequence[object]], *, number: str = "%d") -> str:
-    """A line for each series, which is given by the values of the metric's labels."""
-    return "".join(
-        f"{metric.name}{_braced(zip(metric.labels, values, strict=True))} {number}\n"
-        for values in series
-    )
-
-
-def histogram_template(
-    metric: Metric,
-    series: Iterable[Sequence[object]],
-    bounds: Sequence[float],
-    *,
-    total: str = "%d.%09d",
-) -> str:
-    """The lines of histograms: each takes its counts up to every bound and in all, sum, and count.
-
-    Args:
-        metric: a histogram.
-        series: the values of the metric's labels, of each.
-        bounds: upper ones of all buckets but the last.
-        total: how the sum is written; by default of whole seconds and nanoseconds.
-    """
-    lines: list[str] = []
-    for values in series:
-        labels = list(zip(metric.labels, values, strict=True))
-        lines += [
-            f"{metric.name}_bucket{_braced([*labels, ('le', bound)])} %d\n"
-            for bound in (*map(repr, bounds), "+Inf")
-        ]
-        lines.append(f"{metric.name}_sum{_braced(labels)} {total}\n")
-        lines.append(f"{metric.name}_count{_braced(labels)} %d\n")
-    return "".join(lines)
-
-
-def _braced(labels: Iterable[tuple[str, object]]) -> str:
-    """Labels as both formats write them, for a template: `{model="flights",version="7"}`."""
-    pairs = ",".join(f'{name}="{_escaped(str(value))}"' for name, value in labels)
-    return "{" + pairs.replace("%", "%%") + "}" if pairs else ""
-
-
-def _escaped(value: str) -> str:
-    # Half of a surrogate pair, which JSON can bring into a vocabulary, has no UTF-8.
-    text = value.encode("utf-8", "backslashreplace").decode()
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -5,7 +5,8 @@ from typing import Final
 
 from models.errors import ServingError
 from server import catalogue
-from server.series import ModelSeries, Page, single
+from server.lines import Page, single
+from server.series import ModelSeries
 
 
 class TooManySeries(ServingError):

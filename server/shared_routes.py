@@ -122,7 +122,10 @@ def messages_of(
     told: list[tuple[Message, list[int]]] = [
         (route.hold, [route.counters]) for route in table.loaded if route.hold.number not in has
     ]
-    seconds = [HeldSecond(_held(s.route), s.role, s.was_live) for s in table.second.values()]
+    seconds = [
+        HeldSecond(_held(s.route), s.role, s.was_live, s.canary, s.shadow)
+        for s in table.second.values()
+    ]
     message = Table(
         generation=table.generation,
         live=[_held(route) for route in table.live.values()],

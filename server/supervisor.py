@@ -29,7 +29,7 @@ from server.logs import logger
 from server.opening import forced_rung
 from server.regions import fold
 from server.retired import Retired
-from server.routes import AnyRoutes, Routes, slot_of
+from server.routes import AnyRoutes, Routes, shares_of, slot_of
 from server.runtime import (
     CannotReplace,
     Change,
@@ -168,6 +168,7 @@ class SupervisorRuntime:
                 route.forced,
                 slot_of(route, self.routes),
                 self._retired.past(name_of(route), route.bundle.digest),
+                shares=shares_of(route, self.routes),
             )
             for route in self.routes.loaded
         ]

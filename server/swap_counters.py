@@ -6,7 +6,7 @@ from typing import Final
 
 from models.vocabulary import SWAP_RESULTS, SWAPS
 from server import catalogue
-from server.series import Page, histogram_template, single
+from server.lines import Page, histogram_template, single
 
 BOUNDS: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0)
 """Seconds: a promotion takes milliseconds, a load what opening takes, twice and more."""

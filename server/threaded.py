@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from models.errors import RequestError
 from server.asked import Asked, Results
 from server.counting import commit, write_part
+from server.logs import where
 from server.placing import is_worth_below, may_answer_below, place
 from server.reading import read
 from server.refusing import find_errors
@@ -78,7 +79,7 @@ class Threaded:
             if outcome.has_run:
                 route.notice.ran(len(outcome.answers.outcome))
         elif isinstance(outcome, ThreadDied):
-            self._core.say_raised(route.bundle, outcome)
+            self._core.say_raised(route.bundle, outcome, where(outcome))
             told = route.breaker.probed if found.is_probe else route.breaker.ran
             told(is_bad=True)
         elif found.is_probe:
@@ -118,6 +119,8 @@ class Threaded:
                 write_part(asked, results, slice(0, count), notes, first)
                 commit(asked, results)
                 self._core.hand_over(asked, answer)
+                if asked.copy_to is not None:
+                    self._core.copy(asked, results, first)
             first += count
 
     def answer_overdue(self, job: Job) -> None:

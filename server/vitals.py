@@ -1,4 +1,4 @@
-"""How one worker does as a process: how late its event loop is, and how busy its thread.
+"""How one worker does as a process: how late its loop is, how busy its thread, what it spares.
 
 A few words of its own memory, beside its HTTP counters, so that readers sum workers and a successor
 goes on where its predecessor stopped.
@@ -7,8 +7,11 @@ goes on where its predecessor stopped.
 import asyncio
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import product
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
+
+from models.vocabulary import SPARE_KINDS, SPARE_RESULTS
 
 LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds of the histogram of lags, in seconds; timers move in whole milliseconds."""
@@ -20,7 +23,14 @@ _BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in LAG_BOUNDS)
 _LAGS: Final = slice(0, len(LAG_BOUNDS) + 1)
 _LAG_NS, _BUSY_NS, _DEATHS = range(_LAGS.stop, _LAGS.stop + 3)
 
-WORDS: Final = _DEATHS + 1
+SPARE: Final = tuple(product(SPARE_KINDS, SPARE_RESULTS))
+"""Kinds of spare work, each with what may become of it."""
+_SPARE: Final = slice(_DEATHS + 1, _DEATHS + 1 + len(SPARE))
+_SPARE_AT: Final[dict[tuple[str, str], int]] = {
+    each: at for at, each in enumerate(SPARE, _SPARE.start)
+}
+
+WORDS: Final = _SPARE.stop
 
 
 class Read(NamedTuple):
@@ -31,12 +41,14 @@ class Read(NamedTuple):
         lag_ns: all of it together.
         busy_ns: time that threads have worked.
         deaths: threads that came to an end and were replaced.
+        spare: units of spare work, in the order of `SPARE`.
     """
 
     lags: tuple[int, ...]
     lag_ns: int
     busy_ns: int
     deaths: int
+    spare: tuple[int, ...] = (0,) * len(SPARE)
 
 
 class Vitals:
@@ -61,6 +73,10 @@ class Vitals:
         self._words[_BUSY_NS] += busy_ns
         self._words[_DEATHS] += deaths
 
+    def spared(self, kind: str, result: str, units: int) -> None:
+        """So much became of units of spare work."""
+        self._words[_SPARE_AT[kind, result]] += units
+
     @property
     def words(self) -> list[int]:
         """A copy."""
@@ -70,7 +86,13 @@ class Vitals:
 def read_vitals(vitals: Iterable[Vitals]) -> Read:
     """What the workers say up to now."""
     words = [sum(each) for each in zip(*(one.words for one in vitals), strict=True)]
-    return Read(tuple(words[_LAGS]), words[_LAG_NS], words[_BUSY_NS], words[_DEATHS])
+    return Read(
+        tuple(words[_LAGS]),
+        words[_LAG_NS],
+        words[_BUSY_NS],
+        words[_DEATHS],
+        tuple(words[_SPARE]),
+    )
 
 
 class Works(Protocol):

@@ -4,11 +4,12 @@ from itertools import accumulate
 from typing import Final
 
 from server import catalogue
-from server.series import Page, histogram_template, single
-from server.vitals import LAG_BOUNDS, Read
+from server.lines import Page, histogram_template, lines_template, single
+from server.vitals import LAG_BOUNDS, SPARE, Read
 
 _NS: Final = 1_000_000_000
 _LAGS: Final = histogram_template(catalogue.LOOP_LAG, [()], LAG_BOUNDS)
+_SPARE: Final = lines_template(catalogue.SPARE_WORK, SPARE)
 
 
 def vitals_page(read: Read) -> Page:
@@ -16,4 +17,6 @@ def vitals_page(read: Read) -> Page:
     counts = list(accumulate(read.lags))
     lags = _LAGS % (*counts, *divmod(read.lag_ns, _NS), counts[-1])
     busy = single(catalogue.RUNNER_BUSY, read.busy_ns / _NS)
-    return {catalogue.LOOP_LAG.name: lags, **busy, **single(catalogue.RUNNER_DEATHS, read.deaths)}
+    spare = {catalogue.SPARE_WORK.name: _SPARE % read.spare}
+    deaths = single(catalogue.RUNNER_DEATHS, read.deaths)
+    return {catalogue.LOOP_LAG.name: lags, **busy, **deaths, **spare}

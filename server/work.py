@@ -1,5 +1,6 @@
 """What is done with encoded rows: plan, model, ladder. In any thread; it keeps nothing."""
 
+from collections.abc import Sequence
 from time import perf_counter_ns
 
 import numpy as np
@@ -9,6 +10,7 @@ from models.bundle import Bundle
 from models.outputs import ModelOutputs
 from server.asked import Asked, Results, together
 from server.counting import measured
+from server.logs import where
 from server.routes import Route
 
 
@@ -26,12 +28,14 @@ def work(route: Route, group: list[Asked], failed: str | None = None) -> Results
     plan = ladder.plan(encoded, records, forced=route.forced)
     has_run = failed is None and plan.asks_model and len(plan.rows) > 0
     outputs = error = None
+    raised_at: Sequence[str] = ()
     planned = perf_counter_ns()
     if has_run:
         try:
             outputs = run_rows(bundle, plan.rows)
         except Exception as raised:  # noqa: BLE001  (onnxruntime raises many kinds)
-            error = raised
+            raised_at = where(raised)
+            error = raised.with_traceback(None)
     ran = perf_counter_ns()
     if error is not None and len(group) > 1:
         return None
@@ -39,7 +43,10 @@ def work(route: Route, group: list[Asked], failed: str | None = None) -> Results
     columns = measured(route, outputs, len(plan.rows))
     done = perf_counter_ns()
     ladder_ns = done - ran + planned - began
-    return Results(encoded, columns, answers, began, ran - planned, ladder_ns, done, error, has_run)
+    run_ns = ran - planned
+    return Results(
+        encoded, columns, answers, began, run_ns, ladder_ns, done, error, has_run, raised_at
+    )
 
 
 def run_rows(bundle: Bundle, rows: NDArray[np.float64]) -> ModelOutputs:

@@ -127,7 +127,7 @@ class WorkerRuntime(InProcessRuntime):
         live = {route.bundle.name: route for route in map(self._as_held, table.live)}
         missing = {m.model: Unavailable(m.model, m.version, m.why) for m in table.missing}
         second = {
-            route.bundle.name: Second(route, each.role, each.was_live)
+            route.bundle.name: Second(route, each.role, each.was_live, each.canary, each.shadow)
             for each, route in ((each, self._as_held(each.held)) for each in table.second)
         }
         self.core.routes = RouteTable(table.generation, live, missing, second)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from models.vocabulary import REPLACEMENT_REASONS, WORKER_STATES
 from server import catalogue
 from server.catalogue import Metric
+from server.lines import Page
 from server.runtime import WorkerStatus
-from server.series import Page
 
 
 def worker_page(
