@@ -14,6 +14,7 @@ from typing import Final
 
 from server.board import Board
 from server.dealer import message
+from server.listening import let_in, let_nobody_in
 from server.logs import logger
 from server.processes import Child
 from server.usage import Silence
@@ -47,7 +48,7 @@ class Dealing:
     """Keeps a dealer running; on the loop.
 
     Args:
-        listener: of the data port; closed when it is stopped.
+        listener: of the data port, bound; closed when it is stopped.
         board: the shared words.
         descriptors: of the board, and of the state folder's lock if there is one.
         replaced: is called when a new dealer has been started, with how the old one ended.
@@ -68,7 +69,7 @@ class Dealing:
         self._unanswered: int = 0
         self._settled = asyncio.Event()
         self._has_ended = asyncio.Event()
-        self._is_over = False
+        self._is_open = self._is_over = False
         self._control: socket.socket | None = None
         self._child: Child | None = None
         self._silence: Silence | None = None
@@ -107,7 +108,7 @@ class Dealing:
         self._silence = Silence(self._child.pid)
         self._loop.add_reader(ours.fileno(), self._on_answer)
         self._say("begin", self._descriptors)
-        if self._listener is not None:
+        if self._listener is not None and self._is_open:
             self._say("listen", [self._listener.fileno()])
         for worker, pair in list(self._pairs.items()):
             self._say("add", [pair.ours.fileno(), pair.theirs.fileno()], worker, slot=pair.slot)
@@ -115,6 +116,17 @@ class Dealing:
                 self._say("gone", [], worker)
             elif pair.is_ready:
                 self._say("deal", [], worker, on=True)
+
+    def let_in(self) -> None:
+        """Connections are accepted from now on.
+
+        Raises:
+            SettingsError: another server has the port.
+        """
+        if self._listener is not None:
+            let_in(self._listener)
+            self._is_open = True
+            self._say("listen", [self._listener.fileno()])
 
     def add(self, worker: int, pair: Pair) -> None:
         """A worker has been started; it is not dealt to yet."""
@@ -139,6 +151,8 @@ class Dealing:
         """What the kernel has accepted is dealt; nobody listens when this returns."""
         if self._listener is None:
             return
+        if self._is_open:
+            await let_nobody_in(self._listener)
         # First here: the dealer, which takes all that waits, is then the last to close it.
         self._listener.close()
         self._listener = None

@@ -12,11 +12,12 @@ import uvicorn
 
 from server.asking import CLOSE
 from server.connections import Protocol
+from server.listening import BACKLOG
 from server.settings import Settings
 from server.watches import StateWatch, UnreadWatch, is_before_headers, is_between_requests
 
-BACKLOG: Final = 2048
 LINGER_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.02
 IDLE_TICKS: Final = 10
 """How many of uvicorn's ticks are between two looks at idle connections."""
 COLLECTIONS: Final = (10_000, 20, 1_000)
@@ -73,13 +74,13 @@ class Server(uvicorn.Server):
         """Waits until every connection has had its answer and closed, for a second at most.
 
         A connection may have been accepted, and its request be on the way: closing it now would
-        lose that. Who says nothing for so long is idle.
+        lose that. Who says nothing for so long is idle. Looks are counted, not seconds: between two
+        of them the loop reads what has come, also where it gets no processor time for a second.
         """
-        deadline = time.monotonic() + LINGER_SECONDS
-        while self.server_state.connections and not hurry.is_set():
-            if time.monotonic() > deadline:
+        for _ in range(round(LINGER_SECONDS / LOOK_SECONDS)):
+            if not self.server_state.connections or hurry.is_set():
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 def port_config(settings: Settings, app: Any, protocol: type[Protocol]) -> uvicorn.Config:

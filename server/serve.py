@@ -2,10 +2,10 @@
 
 In one process they are two uvicorn servers on one event loop; with workers this process has the ops
 port, and they the data port (`server.supervisor`). The ops port answers first, then the models are
-opened, then the data port is ready. On SIGTERM readiness goes false at once; for a set delay
-everything is still answered, with `Connection: close`, so that load balancers and clients go
-elsewhere; then nothing new is accepted, what is under way ends, the counters are folded and the
-logs flushed.
+opened, then the data port lets callers in (`server.listening`). On SIGTERM readiness goes false at
+once; for a set delay everything is still answered, with `Connection: close`, so that load balancers
+and clients go elsewhere; then nothing new is accepted, what is under way ends, the counters are
+folded and the logs flushed.
 """
 
 import asyncio
@@ -30,11 +30,13 @@ from server.connections import protocol_for
 from server.cpus import usable_cpus
 from server.events import EventLog
 from server.facts import read_facts
+from server.health import Phase
 from server.lanes import with_lane
+from server.listening import bind, let_in, let_nobody_in, url_of
 from server.ops.access import Guard
 from server.ops.app import create_ops_app
 from server.ops.desk import Desk
-from server.port import BACKLOG, Server, port_config, settle_memory
+from server.port import Server, port_config, settle_memory
 from server.runtime import InProcessRuntime
 from server.settings import MOST_WORKERS, Settings, SettingsError
 from server.state_folder import Ports, StateFolder
@@ -62,7 +64,12 @@ class LocalPort:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Answers from now on."""
+        """Answers from now on.
+
+        Raises:
+            SettingsError: the port cannot be had after all.
+        """
+        let_in(self._sock)
         self._task = asyncio.create_task(self._server.serve(sockets=[self._sock]))
 
     def drain(self) -> None:
@@ -72,6 +79,8 @@ class LocalPort:
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Takes nothing new, and ends what is under way."""
+        if self._task is not None:
+            await let_nobody_in(self._sock)
         self._server.stop_listening()
         await self._server.until_empty(hurry)
         self._runtime.refuse_new()
@@ -98,8 +107,9 @@ class Serving:
         workers = worker_count(settings.workers)
         facts, tokens = read_facts(folder), Tokens(folder)
         self.events = EventLog(folder)
-        data = listen(settings.host, settings.port, "port")
-        self._ops_socket = listen(settings.ops_host, settings.ops_port, "ops-port")
+        data = bind(settings.host, settings.port, "port")
+        self._ops_socket = bind(settings.ops_host, settings.ops_port, "ops-port")
+        let_in(self._ops_socket, "ops-port")
         self.data_url, self.ops_url = url_of(data), url_of(self._ops_socket)
         self.runtime: InProcessRuntime | SupervisorRuntime
         self._port: LocalPort | SupervisorRuntime
@@ -118,18 +128,18 @@ class Serving:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Answers on both ports, then opens the models.
+        """Answers on the ops port, opens the models, then answers on the data port.
 
         Raises:
-            ServingError: there is nothing to serve, or nobody said what; `stop` is still to be
-                called.
+            SettingsError: a port cannot be had after all; `stop` is still to be called.
+            ServingError: there is nothing to serve, or nobody said what; the same holds.
         """
-        if isinstance(self._port, LocalPort):
-            self._port.start()
         self._tasks.append(asyncio.create_task(self._ops.serve(sockets=[self._ops_socket])))
         facts = {"version": installed_version(), "data": self.data_url, "ops": self.ops_url}
         self.events.append("started", facts=facts)
         await self.runtime.start()
+        if isinstance(self._port, LocalPort) and self.runtime.phase is Phase.SERVING:
+            self._port.start()
         await self._desk.open()
 
     async def stop(self, *, delay_seconds: float, hurry: asyncio.Event | None = None) -> None:
@@ -205,7 +215,8 @@ async def _run(settings: Settings, state: StateFolder) -> bool:
         settle_memory()
         _log.info("serving", data=serving.data_url, ops=serving.ops_url)
         await stopping.asked.wait()
-    delay = settings.drain_delay_seconds if stopping.wants_delay and starting.done() else 0
+    is_serving = serving.runtime.phase is Phase.SERVING
+    delay = settings.drain_delay_seconds if stopping.wants_delay and is_serving else 0
     _log.info("stopping", delay_seconds=delay)
     await serving.stop(delay_seconds=delay, hurry=stopping.hurried)
     _log.info("stopped")
@@ -230,28 +241,6 @@ class Stopping:
             self.hurried.set()
         self.wants_delay = sign is signal.SIGTERM
         self.asked.set()
-
-
-def listen(host: str, port: int, flag: str) -> socket.socket:
-    """A bound socket, so that a port that cannot be had is known before anything is opened.
-
-    Raises:
-        SettingsError: it cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise SettingsError(
-            f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it, or take "
-            f"another "
-            f"with --{flag} (0 takes a free one)"
-        ) from error
-
-
-def url_of(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def allow_open_files(needed: int) -> None:

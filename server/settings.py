@@ -390,10 +390,19 @@ def _origin(source: str, name: str) -> str:
     return {"flag": flag_of(name), "environment": variable_of(name)}.get(source, source)
 
 
+def _hint(value: object) -> str:
+    if not str(value).startswith("tcp://"):
+        return ""
+    return (
+        " (Kubernetes sets such variables in the pods beside a Service named keelmark; "
+        "enableServiceLinks: false in the pod's spec leaves them out)"
+    )
+
+
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     lines = [
         f"setting {name} (from {origins.get(name, 'a flag')}) is {problem['input']!r}: "
-        f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+        f"{problem['msg'][0].lower()}{problem['msg'][1:]}{_hint(problem['input'])}"
         for problem in error.errors()
         for name in [str(problem["loc"][0]) if problem["loc"] else "?"]
     ]

@@ -179,7 +179,7 @@ class SupervisorRuntime:
         return form.content_type, self._exposition.page(exposed, form, page)
 
     async def start(self) -> None:
-        """Starts the workers, and has them open the live version of every model of the store.
+        """Starts the workers, has them open the live version of every model, and lets callers in.
 
         One that cannot be opened does not take down the others: its requests are answered 503.
 
@@ -195,6 +195,7 @@ class SupervisorRuntime:
                 model, version = each.model, each.version
                 await open_live(self, model, version, self._stopping, self._tell_of_model)
         if not self._stopping.is_set():
+            self._dealing.let_in()
             self._go_on(Phase.SERVING)
 
     def drain(self) -> None:

@@ -74,12 +74,14 @@ def serving(
     *arguments: str,
     environment: dict[str, str] | None = None,
     program: Sequence[str] = ("-m", "keelmark"),
+    ports: tuple[int, int] | None = None,
 ) -> Generator[Server]:
     """Runs `keelmark serve` over a store until the block ends; ready when the block begins.
 
-    `folder` takes the state folder and the log; `program` is what Python runs as `keelmark`.
+    `folder` takes the state folder and the log; `program` is what Python runs as `keelmark`;
+    `ports` are the data port and the ops port, free ones where none are given.
     """
-    port, ops_port = free_port(), free_port()
+    port, ops_port = ports or (free_port(), free_port())
     log = folder / "server.log"
     command = [
         *(sys.executable, *program, "serve", "--store", str(store)),

@@ -199,6 +199,9 @@ class Load:
         failures: of connections, each of which had one request under way.
         wrong: answers that are not as known.
         closed: answers that said `Connection: close`.
+        refused: connections that could not be opened, after which a caller gives up.
+        looks: a caller looks before it asks whether its connection has been closed.
+        closed_idle: connections of which it found that.
         slowest: answer, in seconds.
     """
 
@@ -207,6 +210,7 @@ class Load:
     known: Sequence[Known]
     pause: float = 0.0
     by_anybody: bool = False
+    looks: bool = False
     sent: int = 0
     answered: int = 0
     asked: int = 0
@@ -214,6 +218,8 @@ class Load:
     failures: list[str] = field(default_factory=list[str])
     wrong: list[Any] = field(default_factory=list[Any])
     closed: int = 0
+    refused: int = 0
+    closed_idle: int = 0
     slowest: float = 0.0
     _stop: bool = False
     _thread: threading.Thread | None = None
@@ -247,11 +253,15 @@ class Load:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except OSError:
+                self.refused += 1
                 return  # the server has stopped; nothing was sent
             try:
                 while await self._ask(reader, writer, next(turns)) and not self._stop:
                     if self.pause:
                         await asyncio.sleep(self.pause)
+                    if self.looks and reader.at_eof():
+                        self.closed_idle += 1
+                        break
             except (OSError, asyncio.IncompleteReadError) as error:
                 self.failures.append(repr(error))
             finally:
