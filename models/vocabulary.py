@@ -101,8 +101,9 @@ SWAP_RESULTS: Final = ("done", "refused")
 WORKER_STATES: Final = ("starting", "ready", "leaving")
 """Of a worker process: it opens its bundles; takes connections; gives them to others and ends."""
 
-REPLACEMENT_REASONS: Final = ("died", "stuck", "asked")
-"""Why a worker was replaced: it ended by itself, gave no sign of life, or somebody asked for it."""
+REPLACEMENT_REASONS: Final = ("died", "stuck", "asked", "release")
+"""Why a worker was replaced: it ended by itself, gave no sign of life, somebody asked for it, or it
+kept a bundle that is not loaded any more and would have stood still to let go of it."""
 
 OPS_ERROR_CODES: Final = (
     "unauthorized",

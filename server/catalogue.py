@@ -329,6 +329,12 @@ SWAP_DURATION: Final = Metric(
     unit="seconds",
     help="Time from such a call to its answer, where something was changed.",
 )
+RELEASE_STALL: Final = Metric(
+    name="keelmark_release_stall_seconds",
+    kind="histogram",
+    unit="seconds",
+    help="How long a process that answers stood still each time to let go of a bundle.",
+)
 LOOP_LAG: Final = Metric(
     name="keelmark_event_loop_lag_seconds",
     kind="histogram",
@@ -407,7 +413,7 @@ WORKER_CPU: Final = Metric(
 OF_WORKERS: Final = (WORKERS, WORKERS_REPLACED, WORKER_CONNECTIONS, WORKER_MEMORY, WORKER_CPU)
 """Only where there are workers."""
 
-OF_SWAPS: Final = (GENERATION, SWAPS, SWAP_DURATION)
+OF_SWAPS: Final = (GENERATION, SWAPS, SWAP_DURATION, RELEASE_STALL)
 """Of the server as a whole."""
 
 METRICS: Final = (

@@ -85,11 +85,13 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, tag="table"):
 class Settled(msgspec.Struct, frozen=True, tag="settled"):
     """The table of this generation holds and no other is to come: let go of what it has not.
 
-    `turn` grows with each such message.
+    `turn` grows with each such message. `kept` are numbers of bundles that the worker is to keep
+    all the same, and end with: its successor has been thought of.
     """
 
     generation: int
     turn: int
+    kept: list[int] = []
 
 
 class Now(msgspec.Struct, frozen=True, tag="now"):
@@ -117,9 +119,13 @@ class Holds(msgspec.Struct, frozen=True, tag="holds"):
 
 
 class Released(msgspec.Struct, frozen=True, tag="released"):
-    """The worker has let go of what it was told to in this turn."""
+    """The worker has let go of what it was told to in this turn, and keeps nothing.
+
+    `stalls` are the seconds for which it stood still each time since the last such message.
+    """
 
     turn: int
+    stalls: list[float] = []
 
 
 class Refuses(msgspec.Struct, frozen=True, tag="refuses"):

@@ -87,8 +87,8 @@ class Server(Protocol):
         """A worker cannot hold a table."""
         ...
 
-    def released(self) -> None:
-        """A worker has let go of bundles."""
+    def released(self, stalls: Sequence[float] = ()) -> None:
+        """A worker has let go of bundles, or ended; `stalls` are seconds that each stopped it."""
         ...
 
     def buried(self, slot: int) -> None:
@@ -216,29 +216,48 @@ class Fleet:
         """Has those who wait look again."""
         self._changed.set()
 
-    async def replace(self, who: str, reason: str) -> int:
+    @property
+    def newest(self) -> int:
+        """The number of the worker that was started last."""
+        return self._numbers
+
+    def states_until(self, newest: int) -> list[str]:
+        """Of the workers up to one that was started then."""
+        return [worker.state for worker in self.workers if worker.number <= newest]
+
+    async def replace(
+        self, who: str, reason: str, *, why: str = "asked", newest: int | None = None
+    ) -> int:
         """Replaces each worker by a successor that is ready first; gives how many were.
+
+        Args:
+            who: wants it.
+            reason: for the event log.
+            why: of `vocabulary.REPLACEMENT_REASONS`.
+            newest: number of the last one to be replaced; None for all.
 
         Raises:
             ChildProcessError: a successor ended before it was ready; the rest stay.
         """
         async with self._replacing:
-            old = [worker for worker in self.workers if worker.state == "ready"]
+            last = self._numbers if newest is None else newest
+            chosen = [worker for worker in self.workers if worker.number <= last]
+            old = [worker for worker in chosen if worker.state == "ready"]
             for done, worker in enumerate(old):
                 if worker.number not in self._workers:
                     continue  # it has ended, and has or will have a successor
-                if not await self._replace(worker, who, reason):
+                if not await self._replace(worker, who, reason, why):
                     raise ChildProcessError(
                         f"a successor ended before it was ready, or the server stops; {done} of "
                         f"{len(old)} workers were replaced. The reason is in the text log"
                     )
             return len(old)
 
-    async def _replace(self, old: Worker, who: str, reason: str) -> bool:
+    async def _replace(self, old: Worker, who: str, reason: str, why: str) -> bool:
         if self._is_stopping:
             return False
         try:
-            new = self._spawn(min(self._free), (old.child.pid, "asked"), is_extra=True)
+            new = self._spawn(min(self._free), (old.child.pid, why), is_extra=True)
         except OSError as error:
             _log.error("worker_not_started", reason=str(error))
             return False
@@ -335,7 +354,7 @@ class Fleet:
                 self._is_ready(worker)
         elif isinstance(message, Released):
             worker.released = max(worker.released, message.turn)
-            self._server.released()
+            self._server.released(message.stalls)
         elif isinstance(message, Refuses):
             _log.error("table_refused", pid=worker.child.pid, reason=message.reason)
             self._server.refused(message)

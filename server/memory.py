@@ -1,31 +1,11 @@
-"""Memory: giving back what was freed, and how much of the machine's is free."""
+"""How much of the machine's memory is free."""
 
 import contextlib
-import ctypes
-from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 MEMINFO: Final = Path("/proc/meminfo")
 CGROUP: Final = Path("/sys/fs/cgroup")
-
-
-def trim() -> None:
-    """Gives freed memory back to the machine, which the allocator else keeps; in any thread.
-
-    Without it twenty loads of a model of 31 MB leave 380 MB behind.
-    """
-    give_back = _malloc_trim()
-    if give_back is not None:
-        give_back(0)
-
-
-@cache
-def _malloc_trim() -> Any:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # another C library than glibc
-        return None
 
 
 def free_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:

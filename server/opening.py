@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from models.gate import GateReport, run_gate
 from models.machine_copy import Copies
 from models.planning import Forced
 from models.store import Store
+from models.trimming import trim
 from server.breaker import Breaker
 from server.cost import RunCost, curve, one_by_one
 from server.facts import StateFacts
@@ -41,6 +43,14 @@ class Opened(NamedTuple):
     report: GateReport
 
 
+Accept = Callable[[GateReport], None]
+"""Raises where a bundle has no place here, for what its gate found."""
+
+
+def accept_any(_: GateReport) -> None:
+    """Whatever its gate found."""
+
+
 def copies_folder(settings: Settings) -> Path | None:
     """Where this machine's own copies of models lie; None where there is no state folder."""
     if not settings.state_dir.is_dir():
@@ -56,6 +66,7 @@ def open_route(
     version: str,
     cancelled: threading.Event,
     copies: Path | None = None,
+    accept: Accept = accept_any,
 ) -> Opened:
     """A bundle that has passed its gate in another process, opened and warmed up here.
 
@@ -65,19 +76,28 @@ def open_route(
         version: of the model.
         cancelled: ends its gate early when it is set.
         copies: folder of this machine's own copies; None for none.
+        accept: raises where it is not to be opened here, for what its gate found.
 
     Raises:
         BundleError: it cannot be served; the message says why and what to do.
     """
-    bundle, report = open_examined(store, name, version, cancelled, copies)
-    return Opened(warm_up(make_route(bundle, curve(report.run_seconds))), report)
+    bundle, report = open_examined(store, name, version, cancelled, copies, accept)
+    route = warm_up(make_route(bundle, curve(report.run_seconds)))
+    trim()  # opening needs more than what is kept
+    return Opened(replace(route, release_seconds=report.release_seconds), report)
 
 
 def open_examined(
-    store: Store, name: str, version: str, cancelled: threading.Event, copies: Path | None
+    store: Store,
+    name: str,
+    version: str,
+    cancelled: threading.Event,
+    copies: Path | None,
+    accept: Accept = accept_any,
 ) -> tuple[Bundle, GateReport]:
     """The very bundle that has passed its gate, opened here; see `open_route`."""
     report = run_gate(store.folder(name, version), cancelled=cancelled, copies=copies)
+    accept(report)
     bundle = store.open(
         name,
         version,

@@ -53,6 +53,7 @@ class Route:
         pace: how much slower its runs have become. This and the breaker are the loop's.
         breaker: whether its model may be run.
         notice: where the runner's work for it is told to the metrics.
+        release_seconds: how long letting go of the bundle stops a process, as its gate measured.
         shadow: where it counts in shadows, on either side.
     """
 
@@ -68,6 +69,7 @@ class Route:
     below: RunCost = UNMEASURED_BELOW
     reading: ReadCost = UNREAD
     deadline_ns: int = DEFAULT_DEADLINE_NS
+    release_seconds: float = 0.0
     forced: Forced | None = None
     pace: Pace = field(default_factory=Pace)
     breaker: Breaker = field(default_factory=Breaker)
@@ -111,6 +113,8 @@ class Served(Protocol):
     def breaker(self) -> Stateful: ...
     @property
     def forced(self) -> Forced | None: ...
+    @property
+    def release_seconds(self) -> float: ...
 
 
 R = TypeVar("R", bound=Served)

@@ -7,9 +7,9 @@ process; `server.supervisor` has the other implementation, with workers, held to
 import asyncio
 import contextlib
 import threading
-import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from models.errors import ServingError
 from models.gate import GateReport
 from models.store import Store
+from models.trimming import trim
 from server.core import Core
 from server.events import EventLog
 from server.exposition import Exposed, Exposition, negotiated
@@ -24,11 +25,20 @@ from server.facts import NO_FACTS, StateFacts
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
 from server.logs import Seldom, logger, where
-from server.memory import trim
-from server.opening import configured, copies_folder, open_route
+from server.opening import Accept, accept_any, configured, copies_folder, open_route
+from server.releasing import Releases
 from server.retired import Name, Retired
-from server.routes import AnyRoutes, Route, RouteTable, Unavailable, shares_of, slot_of
-from server.series_budget import SeriesBudget
+from server.room import check_measured
+from server.routes import (
+    AnyRoutes,
+    Route,
+    RouteTable,
+    Served,
+    Unavailable,
+    shares_of,
+    slot_of,
+)
+from server.series_budget import SeriesBudget, TooManySeries
 from server.settings import Settings, SettingsError
 from server.swap_counters import SwapCounters
 from server.wanted import wanted_versions, why_not
@@ -127,6 +137,10 @@ class Runtime(Protocol):
         """Lets a prepared route go that nobody has tried to publish."""
         ...
 
+    def is_heavy(self, route: Any) -> bool:
+        """Whether letting go of a route's bundle stops a process for longer than it may."""
+        ...
+
     async def settled(self, limit_seconds: float) -> bool:
         """Waits until nobody holds a bundle any more that is in no table; whether it came to that.
 
@@ -198,6 +212,7 @@ class InProcessRuntime:
         self._generation = facts.generation
         self._publishing = asyncio.Lock()
         self._still_held = 0
+        self._releases = Releases(settings.max_stall_ms / 1e3, self._traffic)
         self._is_settled = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = threading.Event()
@@ -241,16 +256,28 @@ class InProcessRuntime:
     async def prepare(self, model: str, version: str) -> Prepared:
         """Examines a version in a process of its own, opens it and warms it up."""
         store, copies = Store(self.settings.store), copies_folder(self.settings)
-        found = await asyncio.to_thread(open_route, store, model, version, self._stopping, copies)
+        accept = accepting(self.phase, f"{model}/{version}", processes=1)
+        found = await asyncio.to_thread(
+            open_route, store, model, version, self._stopping, copies, accept
+        )
         facts = self._facts if self.phase is Phase.STARTING else NO_FACTS
         route = configured(found.route, self.settings, facts)
         series = [each.series for each in self.routes.loaded]
         gone = self._retired.series({*names_of(self.routes), (model, version)})
-        self._budget.check(model, version, route.series, [*series, *gone])
+        try:
+            self._budget.check(model, version, route.series, [*series, *gone])
+        except TooManySeries:
+            self.discard(route)
+            raise
         return Prepared(route, found.report)
 
     def discard(self, route: Route) -> None:
-        """Nothing is to be done: it goes with the last who holds it."""
+        """It goes when nobody holds it any more."""
+        self._release(route, object())
+
+    def is_heavy(self, route: Route) -> bool:
+        """Whether letting go of its bundle waits for a pause."""
+        return stalls_too_long(route, self.settings)
 
     async def settled(self, limit_seconds: float) -> bool:
         """Waits until the bundles are gone that are in no table."""
@@ -327,17 +354,32 @@ class InProcessRuntime:
 
     def _let_go(self, route: Route) -> None:
         """Keeps what was counted for a route that is in no table; its bundle goes when it can."""
-        key, loop = object(), asyncio.get_running_loop()
-        regions = [route.counter.region]
+        key, regions = object(), [route.counter.region]
         self._retired.add(key, name_of(route), route.bundle.digest, route.series, regions)
-        self._still_held += 1
-        when_gone(route.bundle, loop, lambda: self._is_gone(key))
+        self._release(route, key)
 
-    def _is_gone(self, key: object) -> None:
+    def _release(self, route: Route, key: object) -> None:
+        self._still_held += 1
+        gone = partial(self._is_gone, key, name_of(route))
+        self._releases.let_go(route.bundle, route.release_seconds, gone)
+
+    def _is_gone(self, key: object, name: Name, seconds: float) -> None:
         self._retired.close(key)
+        self.swaps.releases.stalled(seconds)
+        model, version = name
+        _log.info("let_go", model=model, version=version, stalled_seconds=round(seconds, 4))
+        trimming = asyncio.get_running_loop().run_in_executor(None, trim)
+        trimming.add_done_callback(lambda _: self._is_released())
+
+    def _is_released(self) -> None:
         self._still_held -= 1
-        asyncio.get_running_loop().run_in_executor(None, trim)
         self._is_settled.set()
+
+    def _traffic(self) -> int | None:
+        """Grows with each answer; None while a request waits for the runner or is in its thread."""
+        runner = self.core.runner
+        is_busy = runner is not None and not runner.is_idle
+        return None if is_busy else int(self.http.read().sum())
 
     async def _tell(self, kind: str, model: str, facts: dict[str, str]) -> None:
         if self._events is not None:
@@ -420,11 +462,19 @@ def names_of(routes: AnyRoutes) -> set[Name]:
     return {name_of(route) for route in routes.loaded}
 
 
-def when_gone(held: Any, loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
-    """Calls something on the loop when nobody holds an object any more, in whatever thread."""
+def accepting(phase: Phase, what: str, processes: int) -> Accept:
+    """Whether a bundle has room in memory; what is live at the start is opened if there is any way.
 
-    def soon() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(then)
+    Args:
+        phase: of the server.
+        what: the bundle is called.
+        processes: that are to open it.
+    """
+    if phase is not Phase.SERVING:
+        return accept_any
+    return lambda report: check_measured(report, what, processes)
 
-    weakref.finalize(held, soon).atexit = False
+
+def stalls_too_long(route: Served, settings: Settings) -> bool:
+    """Whether letting go of a route's bundle stops a process for longer than it may."""
+    return route.release_seconds * 1e3 > settings.max_stall_ms

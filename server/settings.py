@@ -150,6 +150,16 @@ class Settings(BaseSettings):
         unit="series",
         ge=1,
     )
+    max_stall_ms: float = _setting(
+        2.0,
+        "Letting go of a large model stops a process for milliseconds. Where that was measured to "
+        "be longer than this, workers are replaced one by one instead, and end with the model; one "
+        "process waits for a pause in its requests.",
+        unit="ms",
+        ge=0,
+        le=MOST_DEADLINE_MS,
+        allow_inf_nan=False,
+    )
     lane: LaneChoice = _setting(
         "auto",
         "How predictions are answered: `httptools` in the middle of the HTTP server, which is the "

@@ -8,10 +8,10 @@ from models.gate import GateReport
 from models.manifest import Manifest
 from models.planning import Forced
 from models.store import Store
+from models.trimming import trim
 from server.board import mapped, sealed_file
 from server.control import Held, HeldSecond, Hold, Message, Missing, Table
-from server.memory import trim
-from server.opening import copies_folder, facts_of, layout_of, open_examined
+from server.opening import Accept, copies_folder, facts_of, layout_of, open_examined
 from server.regions import Region
 from server.routes import AnyRoutes
 from server.series import ModelSeries
@@ -49,6 +49,7 @@ class SharedRoute:
         hold: what workers are told, so that they open it.
         counters: descriptor of the file of its counters.
         regions: the parts of it, one a slot.
+        release_seconds: how long letting go of the bundle stops a process, as its gate measured.
     """
 
     bundle: Card
@@ -57,6 +58,7 @@ class SharedRoute:
     counters: int
     regions: tuple[Region, ...]
     breaker: Breakers
+    release_seconds: float = 0.0
     forced: Forced | None = None
 
 
@@ -72,6 +74,7 @@ def examine(
     slots: int,
     check: CheckSeries,
     cancelled: threading.Event,
+    accept: Accept,
 ) -> tuple[SharedRoute, GateReport]:
     """A bundle that has passed its gate, with a file for its counters; in a thread.
 
@@ -85,12 +88,13 @@ def examine(
         slots: of workers.
         check: whether its series have room.
         cancelled: ends its gate early when it is set.
+        accept: raises where it has no place here, for what its gate found.
 
     Raises:
         BundleError: it cannot be served.
     """
-    store = Store(settings.store)
-    bundle, report = open_examined(store, model, version, cancelled, copies_folder(settings))
+    store, copies = Store(settings.store), copies_folder(settings)
+    bundle, report = open_examined(store, model, version, cancelled, copies, accept)
     layout = layout_of(bundle)
     series = ModelSeries(layout, facts_of(bundle))
     card = Card(bundle.name, bundle.version, bundle.digest, bundle.manifest)
@@ -111,7 +115,8 @@ def examine(
         run_seconds=report.run_seconds,
         copies=report.copies,
     )
-    return SharedRoute(card, hold, series, counters, regions, Breakers(regions)), report
+    breakers, seconds = Breakers(regions), report.release_seconds
+    return SharedRoute(card, hold, series, counters, regions, breakers, seconds), report
 
 
 def messages_of(

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -25,6 +25,7 @@ from server.facts import NO_FACTS, StateFacts
 from server.fleet import Fleet
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import PATHS, HttpCounters
+from server.leaving import Leaving
 from server.logs import logger
 from server.opening import forced_rung
 from server.regions import fold
@@ -36,15 +37,18 @@ from server.runtime import (
     Keep,
     Prepared,
     WorkerStatus,
+    accepting,
     name_of,
     names_of,
     open_live,
+    stalls_too_long,
 )
 from server.series import ModelSeries
 from server.series_budget import SeriesBudget
 from server.settings import Settings, SettingsError
 from server.shared_routes import SharedRoute, examine, messages_of
 from server.standing import leave
+from server.succession import WHY, Succession
 from server.swap_counters import SwapCounters
 from server.wanted import wanted_versions
 from server.worker_series import worker_page
@@ -103,13 +107,13 @@ class SupervisorRuntime:
         self._deaths = 0
         self._turn = 0
         self._retired = Retired()
-        self._still_held: dict[int, tuple[int, SharedRoute]] = {}
+        self._leaving = Leaving()
         self._generation = facts.generation
         self._numbers = 0
         self._publishing = asyncio.Lock()
         self._stopping = threading.Event()
         self._telling: set[asyncio.Task[Any]] = set()
-        self._refusals: dict[int, str] = {}
+        self._refusal: str | None = None
         self._replaced: dict[str, int] = dict.fromkeys(REPLACEMENT_REASONS, 0)
         board = sealed_file("keelmark-board", board_bytes(self._slots))
         self._board = Board(board)
@@ -126,6 +130,7 @@ class SupervisorRuntime:
         self._dealing = dealing
         fleet_shares = [board, http, *shared]
         self.fleet: Final = Fleet(settings, count, self, dealing, self._board, fleet_shares)
+        self._succession = Succession(self.fleet, self._let_go_in_place)
         self._count = count
 
     @property
@@ -201,12 +206,14 @@ class SupervisorRuntime:
     def drain(self) -> None:
         """Not ready any more; requests are still answered, and nothing more is opened."""
         self._stopping.set()
+        self._succession.stop()
         self._go_on(Phase.DRAINING)
         self.fleet.wake()
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
         """Takes no connection, ends the workers, which answer what they have, and folds."""
         self._stopping.set()
+        self._succession.stop()
         self.fleet.wake()
         await self.fleet.stop(hurry or asyncio.Event())
         self.phase = Phase.STOPPED
@@ -214,7 +221,7 @@ class SupervisorRuntime:
             await asyncio.wait(self._telling)
         for route in self.routes.loaded:
             os.close(route.counters)
-        for _, route in self._still_held.values():
+        for route in self._leaving:
             os.close(route.counters)
         while self._files:
             os.close(self._files.pop())
@@ -238,7 +245,7 @@ class SupervisorRuntime:
         async with self._publishing:
             self._generation += 1  # never twice, also after one that came to nothing
             before, table = self.routes, replace(change(self.routes), generation=self._generation)
-            self._pending, self._deaths = table, 0
+            self._pending, self._deaths, self._refusal = table, 0, None
             try:
                 await self._hand_out(table)
                 await keep(table.generation)
@@ -257,7 +264,7 @@ class SupervisorRuntime:
             return bool(told) and all(w.holds >= table.generation for w in told)
 
         def is_hopeless() -> bool:
-            if table.generation in self._refusals or self._stopping.is_set():
+            if self._refusal is not None or self._stopping.is_set():
                 return True
             return self._pending is None if is_careful else self._deaths > self._slots
 
@@ -277,7 +284,7 @@ class SupervisorRuntime:
             self.fleet.hand_out(messages, table.generation)
         await self.fleet.until(lambda: is_held() or is_hopeless())
         if self._pending is None or not is_held():
-            why = self._refusals.get(table.generation, "workers ended while they opened it")
+            why = self._refusal or "workers ended while they opened it"
             raise NobodyHolds(f"no worker can serve it: {why}")
 
     async def prepare(self, model: str, version: str) -> Prepared:
@@ -285,7 +292,9 @@ class SupervisorRuntime:
         self._numbers += 1
         facts = self._facts if self.phase is Phase.STARTING else NO_FACTS
         examined = partial(examine, self._settings, model, version, self._numbers, self._slots)
-        route, report = await asyncio.to_thread(examined, self._check_budget, self._stopping)
+        accept = accepting(self.phase, f"{model}/{version}", self._count)
+        checks = self._check_budget, self._stopping, accept
+        route, report = await asyncio.to_thread(examined, *checks)
         try:
             route = replace(route, forced=forced_rung(route.bundle, self._settings, facts))
         except SettingsError:
@@ -297,12 +306,17 @@ class SupervisorRuntime:
         """Lets a prepared route go that nobody has tried to publish."""
         os.close(route.counters)
 
+    def is_heavy(self, route: SharedRoute) -> bool:
+        """Whether workers are replaced that have its bundle, and do not let go of it."""
+        return stalls_too_long(route, self._settings)
+
     async def settled(self, limit_seconds: float) -> bool:
         """Waits until no worker holds a bundle any more that is in no table."""
+        limit_seconds += self._succession.patience_seconds
         with contextlib.suppress(TimeoutError):
-            gone = self.fleet.until(lambda: not self._still_held)
+            gone = self.fleet.until(lambda: not self._leaving and self._succession.is_over)
             await asyncio.wait_for(gone, limit_seconds)
-        return not self._still_held
+        return not self._leaving
 
     def _check_budget(self, model: str, version: str, series: ModelSeries) -> None:
         loaded = [route.series for route in self.routes.loaded]
@@ -323,16 +337,18 @@ class SupervisorRuntime:
 
     def refused(self, refusal: Refuses) -> None:
         """A worker cannot hold a table."""
-        self._refusals[refusal.generation] = refusal.reason
+        pending = self._pending
+        if pending is not None and refusal.generation == pending.generation:
+            self._refusal = refusal.reason
 
-    def released(self) -> None:
+    def released(self, stalls: Sequence[float] = ()) -> None:
         """Lets go of what no worker has open any more."""
+        for seconds in stalls:
+            self.swaps.releases.stalled(seconds)
         done = min((worker.released for worker in self.fleet.workers), default=self._turn)
-        for number, (turn, route) in list(self._still_held.items()):
-            if done >= turn:
-                del self._still_held[number]
-                self._retired.close(number)
-                os.close(route.counters)
+        for route in self._leaving.gone(done):
+            self._retired.close(route.hold.number)
+            os.close(route.counters)
 
     def buried(self, slot: int) -> None:
         """Folds what the slot's last worker has committed."""
@@ -362,6 +378,7 @@ class SupervisorRuntime:
         _log.warning(kind, **facts, who=who)
         if kind == "worker_replaced":
             self._replaced[facts["why"]] += 1
+            self.swaps.releases.successors += facts["why"] == WHY
         self._soon(asyncio.to_thread(self._events.append, kind, who=who, facts=facts))
 
     # within
@@ -378,8 +395,18 @@ class SupervisorRuntime:
         for route in self.routes.lacks(before):
             key, digest = route.hold.number, route.bundle.digest
             self._retired.add(key, name_of(route), digest, route.series, route.regions)
-        for number, route in gone.items():
-            self._still_held[number] = self._turn, route
+        is_serving = self.phase is Phase.SERVING
+        for route in gone.values():
+            is_kept = is_serving and self.is_heavy(route)
+            self._leaving.add(route, self._turn, is_kept=is_kept)
+            if is_kept:
+                name, version = name_of(route)
+                self._succession.begin(f"{name}/{version} is not loaded any more")
+        self.fleet.say(Settled(self.routes.generation, self._turn, self._leaving.kept))
+
+    def _let_go_in_place(self) -> None:
+        """There are no successors: workers let go themselves of what they have kept."""
+        self._leaving.keep_nothing()
         self.fleet.say(Settled(self.routes.generation, self._turn))
 
     def _go_on(self, phase: Phase) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 from models.vocabulary import SWAP_RESULTS, SWAPS
 from server import catalogue
 from server.lines import Page, histogram_template, single
+from server.release_counters import ReleaseCounters
 
 BOUNDS: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0)
 """Seconds: a promotion takes milliseconds, a load what opening takes, twice and more."""
@@ -17,9 +18,14 @@ _DURATIONS: Final = histogram_template(
 
 
 class SwapCounters:
-    """On the loop."""
+    """On the loop.
+
+    Attributes:
+        releases: of what was loaded before.
+    """
 
     def __init__(self) -> None:
+        self.releases = ReleaseCounters()
         self._results: dict[tuple[str, str], int] = dict.fromkeys(product(SWAPS, SWAP_RESULTS), 0)
         self._buckets: dict[str, list[int]] = {swap: [0] * (len(BOUNDS) + 1) for swap in SWAPS}
         self._seconds: dict[str, float] = dict.fromkeys(SWAPS, 0.0)
@@ -43,7 +49,7 @@ class SwapCounters:
         )
         durations = _DURATIONS % tuple(chain.from_iterable(map(self._numbers, SWAPS)))
         page = {name: results, catalogue.SWAP_DURATION.name: durations}
-        return page | single(catalogue.GENERATION, generation)
+        return page | self.releases.page() | single(catalogue.GENERATION, generation)
 
     def _numbers(self, swap: str) -> list[float]:
         """Of its histogram: counts up to every bound, sum, count."""

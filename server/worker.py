@@ -21,6 +21,7 @@ import uvloop
 
 from models.machine_copy import Copies
 from models.store import Store
+from models.trimming import trim
 from server import logs
 from server.apps import create_app
 from server.board import Board, mapped
@@ -47,14 +48,13 @@ from server.handing import take
 from server.health import Phase
 from server.http_counters import PATHS, HttpCounters
 from server.lanes import with_lane
-from server.memory import trim
 from server.moving import Mover, moving
 from server.opening import copies_folder, deadline_ns_of, layout_of, make_route
 from server.orphans import die_with
 from server.port import Server, port_config, settle_memory
 from server.regions import Region
 from server.routes import Route, RouteTable, Second, Unavailable
-from server.runtime import InProcessRuntime, when_gone
+from server.runtime import InProcessRuntime
 from server.settings import Settings
 from server.warm_up import warm_up
 
@@ -106,7 +106,9 @@ class WorkerRuntime(InProcessRuntime):
         super().__init__(settings, core=SharedCore(settings, board), http=http)
         self._slot = begin.slot
         self._routes: dict[int, Route] = {}
-        self._when_free: list[Callable[[], None]] = []
+        self._kept: dict[int, Route] = {}
+        self._stalls: list[float] = []
+        self._when_free: list[Callable[[list[float]], None]] = []
 
     async def start(self) -> None:
         """Begins to fold; bundles are opened as they are named."""
@@ -132,31 +134,35 @@ class WorkerRuntime(InProcessRuntime):
         }
         self.core.routes = RouteTable(table.generation, live, missing, second)
 
-    def settle(self, generation: int, released: Callable[[], None]) -> None:
-        """Lets every table go but this one, and the bundles that it has not.
+    def settle(self, asked: Settled, released: Callable[[list[float]], None]) -> None:
+        """Lets every table go but one, and the bundles that it has not and that are not to be kept.
 
         Args:
-            generation: of the table by which requests are routed.
-            released: is called when nobody holds such a bundle any more, in this loop.
+            asked: the table by which requests are routed, and what is to be kept.
+            released: is called in this loop when nobody holds such a bundle any more and none is
+                kept, with the seconds for which each stopped it. While one is kept it never is.
         """
         core = self.core
         assert isinstance(core, SharedCore)
-        core.keep_only(generation)
-        kept = {id(route.bundle) for route in core.routes.loaded}
-        loop = asyncio.get_running_loop()
-        for number in [n for n, route in self._routes.items() if id(route.bundle) not in kept]:
+        core.keep_only(asked.generation)
+        wanted = {id(route.bundle) for route in core.routes.loaded}
+        gone = [n for n, route in self._routes.items() if id(route.bundle) not in wanted]
+        self._kept |= {number: self._routes.pop(number) for number in gone}
+        for number in self._kept.keys() - asked.kept:
             self._still_held += 1
-            when_gone(self._routes.pop(number).bundle, loop, self._is_free)
+            self._releases.let_go(self._kept.pop(number).bundle, 0.0, self._is_free)
         self._when_free.append(released)
-        loop.call_soon(self._tell_if_free)
+        asyncio.get_running_loop().call_soon(self._tell_if_free)
 
-    def _is_free(self) -> None:
+    def _is_free(self, seconds: float) -> None:
         self._still_held -= 1
+        self._stalls.append(seconds)
         self._tell_if_free()
 
     def _tell_if_free(self) -> None:
-        while self._when_free and not self._still_held:
-            self._when_free.pop(0)()
+        while self._when_free and not self._still_held and not self._kept:
+            stalls, self._stalls = self._stalls, []
+            self._when_free.pop(0)(stalls)
 
     def _as_held(self, held: Held) -> Route:
         route = self._routes[held.number]
@@ -177,6 +183,7 @@ class WorkerRuntime(InProcessRuntime):
         layout = layout_of(bundle)
         region = Region(layout, mapped(counters), offset=layout.part(self._slot))
         route = warm_up(make_route(bundle, curve(asked.run_seconds), region))
+        trim()  # opening needs more than what is kept
         return replace(route, deadline_ns=deadline_ns_of(bundle, self.settings))
 
 
@@ -337,8 +344,9 @@ class Worker:
                     await self._hold(message, descriptors[0])
                 case Table():
                     channel.send(self._held(message))
-                case Settled(generation, turn):
-                    self.runtime.settle(generation, partial(self._released, channel, turn))
+                case Settled():
+                    self.runtime.settle(message, partial(self._released, channel, message.turn))
+                    self._refused.clear()  # no table names these any more
 
     async def _hold(self, asked: Hold, counters: int) -> None:
         try:
@@ -356,12 +364,12 @@ class Worker:
         self.runtime.hold_table(table)
         return Holds(table.generation)
 
-    def _released(self, channel: Channel, turn: int) -> None:
-        self._do(self._trim(channel, turn))
+    def _released(self, channel: Channel, turn: int, stalls: list[float]) -> None:
+        self._do(self._trim(channel, Released(turn, stalls)))
 
-    async def _trim(self, channel: Channel, turn: int) -> None:
+    async def _trim(self, channel: Channel, released: Released) -> None:
         await asyncio.to_thread(trim)
-        channel.send(Released(turn))
+        channel.send(released)
 
     async def _leave(self) -> None:
         """Gives back connections as they become idle; the rest is told to close."""

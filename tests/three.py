@@ -35,8 +35,23 @@ def version_of(prediction: float, y: int = 1) -> int | None:
     return n if prediction == answer_of(n, y) else None
 
 
-def pack_three(store: Path, n: int, *, version: str | None = None, **given: Any) -> Path:
-    """Publishes version n; gives its folder."""
+def pack_three(
+    store: Path,
+    n: int,
+    *,
+    version: str | None = None,
+    model: onnx.ModelProto | None = None,
+    **given: Any,
+) -> Path:
+    """Publishes version n; gives its folder.
+
+    Args:
+        store: where to.
+        n: which encoder, features and model.
+        version: its name; None for n.
+        model: another that answers the same.
+        given: more for `pack`.
+    """
     x = number("x", low=0, high=10 * n, out_of_bounds="clip")
     y = number("y", low=0, high=5)
     declared = FeatureSet("three", version=n, features={"x": x * 1.0, "y": y * float(n)})
@@ -49,7 +64,11 @@ def pack_three(store: Path, n: int, *, version: str | None = None, **given: Any)
         NAME,
         version or str(n),
         features=fitted,
-        model=OnnxModel(_model(n), native=lambda f: _native(n, f), outputs={"value": "value"}),
+        model=OnnxModel(
+            small_model(n) if model is None else model,
+            native=lambda f: _native(n, f),
+            outputs={"value": "value"},
+        ),
         training=rows,
         progress=False,
         **(arguments | given),
@@ -60,7 +79,8 @@ def _native(n: int, f: NDArray[np.float32]) -> NDArray[np.float32]:
     return f[:, 0] + 100 * f[:, 1] + 1000 * n
 
 
-def _model(n: int) -> bytes:
+def small_model(n: int) -> onnx.ModelProto:
+    """What it has to answer, and nothing more."""
     weights = numpy_helper.from_array(np.array([[1.0], [100.0]], np.float32), "w")
     bias = numpy_helper.from_array(np.array([1000.0 * n], np.float32), "b")
     graph = helper.make_graph(
@@ -72,4 +92,4 @@ def _model(n: int) -> bytes:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.checker.check_model(made)
-    return made.SerializeToString()
+    return made
