@@ -123,6 +123,17 @@ class EventLog:
             self._head = Head(event.n, sha256_of(line))
         return event
 
+    def behind(self, number: int) -> Iterator[Event]:
+        """The events after the one of this number, the newest first."""
+        end = os.fstat(self._file).st_size
+        while end > 0:
+            start = _after_line_break(self._file, end - 1)
+            event = _event(self.path, 0, os.pread(self._file, end - 1 - start, start))
+            if event.n <= number:
+                return
+            yield event
+            end = start
+
     def _write(self, line: bytes) -> None:
         """All of the line, or none of it."""
         end = os.fstat(self._file).st_size

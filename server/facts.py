@@ -6,7 +6,7 @@ again does what the last one did.
 
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -55,13 +55,36 @@ class SlotsFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     second: SecondFact | None = None
 
 
+class Telling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An event that tells of a change: see `server.events.Event`.
+
+    It is on the disk with the facts that it tells of, so that the next start tells it where the
+    server was killed before the event log had it.
+
+    Attributes:
+        behind: number of the log's last event when the facts were written.
+    """
+
+    kind: str
+    who: str = "server"
+    model: str | None = None
+    before: Any = None
+    after: Any = None
+    facts: dict[str, Any] = {}
+    behind: int = 0
+
+
 class StateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All of them. A generation of the route table is never used twice, also after a restart."""
+    """All of them. A generation of the route table is never used twice, also after a restart.
+
+    `events` tell of the last change, and of those before it of which the log could not be told.
+    """
 
     format: Literal[1] = 1
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
     forced: dict[str, ForcedFact] = {}
     slots: dict[str, SlotsFact] = {}
+    events: tuple[Telling, ...] = ()
 
     def forced_rung(
         self, model: str, version: str, now: float

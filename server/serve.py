@@ -135,6 +135,7 @@ class Serving:
             ServingError: there is nothing to serve, or nobody said what; the same holds.
         """
         self._tasks.append(asyncio.create_task(self._ops.serve(sockets=[self._ops_socket])))
+        self._desk.catch_up()
         facts = {"version": installed_version(), "data": self.data_url, "ops": self.ops_url}
         self.events.append("started", facts=facts)
         await self.runtime.start()

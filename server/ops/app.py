@@ -11,7 +11,8 @@ from fastapi.responses import Response
 from server.apps import PROBED, health_response, speak_our_errors
 from server.events import events_in
 from server.ops.access import AccessRefused, Guard
-from server.ops.desk import Desk, ForceFallback, ReplaceWorkers
+from server.ops.desk import Desk, ReplaceWorkers
+from server.ops.forcing import ForceFallback
 from server.ops.ledger import OperatorError
 from server.ops.status import status_of
 from server.ops.swaps import Load, Promote, Rollback, Unload
@@ -112,7 +113,7 @@ def _add_operators_calls(app: FastAPI, guard: Guard, desk: Desk) -> None:
     ) -> Response:
         """Sends the model's rows to a lower rung, or no longer."""
         asked = await _body_of(request, ForceFallback)
-        return _json(await desk.force(model, asked, who=token.name))
+        return _json(await desk.forcing.force(model, asked, who=token.name))
 
     @app.post("/models/{model}/load")
     async def load(model: str, request: Request, token: Annotated[Token, operator]) -> Response:

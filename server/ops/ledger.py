@@ -2,17 +2,19 @@
 
 The order of a change: whoever serves has the new route table, its facts are on the disk, the table
 is put into use, the event is written, the caller hears of it. A crash in between leaves what the
-facts say, which the next start does.
+facts say, which the next start does; they have the event too, which it tells if the log has not.
 """
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from server.events import EventLog
-from server.facts import StateFacts, write_facts
+from server.events import Event, EventLog
+from server.facts import StateFacts, Telling, write_facts
+from server.logs import logger
 from server.runtime import Change, Runtime
 
 STATUS: Final = {
@@ -23,6 +25,8 @@ STATUS: Final = {
     "bundle_refused": 422,
 }
 LONGEST_REASON: Final = 500
+
+_log = logger("ledger")
 
 
 class OperatorError(Exception):
@@ -54,32 +58,59 @@ class Ledger:
         self.changing: Final = asyncio.Lock()
         self.folder: Final = folder
         self._facts = facts
+        self._untold: tuple[Telling, ...] = ()
+        self._is_telling = asyncio.Lock()
 
     @property
     def facts(self) -> StateFacts:
         """What operators have said, as it stands."""
         return self._facts
 
-    async def write(self, facts: StateFacts) -> None:
-        """Puts facts on the disk.
+    def catch_up(self) -> None:
+        """Tells the log of the last change, if the server was killed before it had done so."""
+        for telling in self._facts.events:
+            if not any(_tells(event, telling) for event in self.events.behind(telling.behind)):
+                self.events.append(**_words(telling, told="at the next start"))
+
+    async def write(self, facts: StateFacts, *tellings: Telling) -> None:
+        """Puts facts on the disk, and writes the events that tell of them.
 
         Raises:
             OSError: the disk did not take them; the old ones stand.
         """
-        await asyncio.to_thread(write_facts, self.folder, facts)
-        self._facts = facts
+        await self._put(facts, tellings)
+        await self._tell_all()
 
-    async def publish(self, change: Change, **facts: Any) -> None:
-        """Changes the route table, and with it some of the facts; see `Runtime.publish`."""
+    async def publish(
+        self, change: Change, *tellings: Telling, began: float | None = None, **facts: Any
+    ) -> None:
+        """Changes the route table, and with it some of the facts; see `Runtime.publish`.
+
+        Args:
+            change: makes the next table out of the current one.
+            tellings: events that tell of it; they are in the log when this returns, each with the
+                `generation` of the table.
+            began: `time.monotonic` when the call came of which they tell; they have the `seconds`
+                that it took then.
+            facts: that are changed.
+        """
+        marked: tuple[Telling, ...] = ()
 
         async def keep(generation: int) -> None:
+            nonlocal marked
+            marked = tuple(
+                msgspec.structs.replace(each, facts=each.facts | {"generation": generation})
+                for each in tellings
+            )
             changed = msgspec.structs.replace(self._facts, generation=generation, **facts)
-            await self.write(changed)
+            marked = await self._put(changed, marked)
 
         await self.runtime.publish(change, keep)
+        seconds = {} if began is None else {"seconds": round(time.monotonic() - began, 4)}
+        await self._tell_all(marked, seconds)
 
     async def tell(self, kind: str, **words: Any) -> None:
-        """Writes an event; it is on the disk when this returns."""
+        """Writes an event that is of no change; it is on the disk when this returns."""
         await asyncio.to_thread(self.events.append, kind, **words)
 
     def check_generation(self, expected: int | None) -> None:
@@ -95,3 +126,46 @@ class Ledger:
                 f"the generation is {generation}, not {expected}: somebody has "
                 "changed something meanwhile. Look at `keelmark status`, and ask again.",
             )
+
+    async def _put(self, facts: StateFacts, tellings: tuple[Telling, ...]) -> tuple[Telling, ...]:
+        """Puts facts on the disk with what is to be told; gives what tells of this change."""
+        behind = self.events.head.n
+        marked = tuple(msgspec.structs.replace(each, behind=behind) for each in tellings)
+        facts = msgspec.structs.replace(facts, events=(*self._untold, *marked))
+        await asyncio.to_thread(write_facts, self.folder, facts)
+        self._facts = facts
+        self._untold = (*self._untold, *marked)  # some may have been told meanwhile
+        return marked
+
+    async def _tell_all(
+        self, timed: tuple[Telling, ...] = (), seconds: dict[str, float] | None = None
+    ) -> None:
+        """Tells what is to be told. What the disk does not take stays with the facts.
+
+        Args:
+            timed: what of it is told with the `seconds` that it took.
+            seconds: see `timed`.
+        """
+        async with self._is_telling:
+            while self._untold:
+                telling, *rest = self._untold
+                words = _words(telling, **(seconds or {} if telling in timed else {}))
+                try:
+                    await asyncio.to_thread(self.events.append, **words)
+                except OSError as error:  # the change is done: nobody is told that it is not
+                    _log.error("event_not_written", kind=telling.kind, reason=str(error))
+                    return
+                self._untold = tuple(rest)
+
+
+def _words(telling: Telling, **more: Any) -> dict[str, Any]:
+    """What the log is told, with more facts."""
+    words = msgspec.structs.asdict(telling)
+    del words["behind"]
+    return words | {"facts": telling.facts | more}
+
+
+def _tells(event: Event, telling: Telling) -> bool:
+    """Whether an event behind a telling's place in the log is the one."""
+    same = event.kind == telling.kind and event.model == telling.model
+    return same and event.facts.get("generation") == telling.facts.get("generation")

@@ -2,10 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final
+from dataclasses import replace
+from typing import Any, Final
 
 import msgspec
 
@@ -14,14 +12,15 @@ from models.errors import BundleError, BundleNotFound, ServingError
 from models.gate import GateReport
 from models.machine_copy import sweep
 from models.store import Store
-from server.events import shortened
-from server.facts import SecondFact, SlotsFact
+from server.facts import SecondFact, SlotsFact, Telling
 from server.health import Phase
 from server.logs import logger
 from server.memory import free_bytes
 from server.opening import COPIES
-from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
-from server.routes import AnyRoutes, Second
+from server.ops.calls import Asked, Call, called
+from server.ops.forcing import forced_ended
+from server.ops.ledger import Ledger, OperatorError
+from server.routes import AnyRoutes, Role, Second
 from server.runtime import Change
 from server.settings import SettingsError
 
@@ -30,24 +29,11 @@ MEMORY_RATIO: Final = 25
 """What the verifying process takes at its peak: so much, and so many times the model's file."""
 RELEASE_SECONDS: Final = 5.0
 """So long an unload waits for requests that hold the bundle; it is let go of when they end."""
+ENDED: Final = "it ended with its version"
 MOST_CHANGES: Final = 20
 """Changes of a contract that an answer and an event name."""
 
 _log = logger("swaps")
-
-Reason = Annotated[str, msgspec.Meta(max_length=LONGEST_REASON)]
-
-
-class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the bodies of all these calls may have.
-
-    `if_generation` refuses the call where the route table has another generation; `dry_run` says
-    what would be done; `reason` stands in the event log.
-    """
-
-    reason: Reason = ""
-    if_generation: int | None = None
-    dry_run: bool = False
 
 
 class Load(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -143,17 +129,6 @@ class Swapped(msgspec.Struct, frozen=True, kw_only=True):
     released: bool | None = None
 
 
-@dataclass(slots=True)
-class _Call:
-    """A call under way."""
-
-    swap: str
-    model: str
-    who: str
-    asked: Asked
-    began: float
-
-
 class Swaps:
     """Changes which bundle answers, on the loop that serves.
 
@@ -183,7 +158,7 @@ class Swaps:
         Raises:
             OperatorError: the slot is taken, the bundle does not pass, or it has no room.
         """
-        async with self._called("load", model, asked, who) as call:
+        async with called(self._ledger, "load", model, asked, who) as call:
             async with self._ledger.changing:
                 held, is_there = self._check_load(model, asked)
                 before = slots_of(self._runtime.routes, model)
@@ -205,7 +180,7 @@ class Swaps:
         Raises:
             OperatorError: the version is live, or another is in the slot.
         """
-        async with self._called("unload", model, asked, who) as call:
+        async with called(self._ledger, "unload", model, asked, who) as call:
             async with self._ledger.changing:
                 is_there = self._check_unload(model, asked)
                 before = slots_of(self._runtime.routes, model)
@@ -213,11 +188,13 @@ class Swaps:
                 done = self._outcome(call, asked.version, before, changed=is_there, after=after)
                 if asked.dry_run or not is_there:
                     return done
-                await self._publish(
-                    lambda table: table.without_second(model), self._slots(model, None)
+                done = await self._publish(
+                    "unloaded",
+                    call,
+                    done,
+                    lambda table: table.without_second(model),
+                    self._slots(model, None),
                 )
-                done = self._at_generation(done)
-                await self._tell("unloaded", call, done)
             released = await self._runtime.settled(RELEASE_SECONDS)
             await self._sweep()
             return msgspec.structs.replace(done, released=released)
@@ -228,7 +205,10 @@ class Swaps:
         Raises:
             OperatorError: it is not the candidate, or its contract is breaking.
         """
-        async with self._called("promote", model, asked, who) as call, self._ledger.changing:
+        async with (
+            called(self._ledger, "promote", model, asked, who) as call,
+            self._ledger.changing,
+        ):
             second = self._check_promote(model, asked)
             before = slots_of(self._runtime.routes, model)
             if second is None:
@@ -242,10 +222,8 @@ class Swaps:
             if asked.dry_run:
                 return done
             was = None if before.live is None else SecondFact(version=before.live, role="previous")
-            await self._flip(model, "previous", SlotsFact(live=asked.version, second=was))
-            done = self._at_generation(done)
-            await self._tell("promoted", call, done)
-            return done
+            fact = SlotsFact(live=asked.version, second=was)
+            return await self._flip("promoted", call, done, "previous", fact)
 
     async def rollback(self, model: str, asked: Rollback, *, who: str) -> Swapped:
         """Makes the previous version live again; what was live is a candidate then.
@@ -253,7 +231,10 @@ class Swaps:
         Raises:
             OperatorError: there is no previous version.
         """
-        async with self._called("rollback", model, asked, who) as call, self._ledger.changing:
+        async with (
+            called(self._ledger, "rollback", model, asked, who) as call,
+            self._ledger.changing,
+        ):
             second = self._check_rollback(model, asked)
             before = slots_of(self._runtime.routes, model)
             if second is None:
@@ -266,10 +247,8 @@ class Swaps:
             was = None
             if before.live is not None:
                 was = SecondFact(version=before.live, role="candidate", was_live=True)
-            await self._flip(model, "candidate", SlotsFact(live=version, second=was))
-            done = self._at_generation(done)
-            await self._tell("rolled_back", call, done)
-            return done
+            fact = SlotsFact(live=version, second=was)
+            return await self._flip("rolled_back", call, done, "candidate", fact)
 
     # what may be done
 
@@ -392,7 +371,7 @@ class Swaps:
     # doing it
 
     async def _load(
-        self, call: _Call, asked: Load, held: Second[Any] | None, done: Swapped
+        self, call: Call, asked: Load, held: Second[Any] | None, done: Swapped
     ) -> Swapped:
         model, version = call.model, asked.version
         await asyncio.to_thread(self._check_memory, model, version)
@@ -416,16 +395,19 @@ class Swaps:
                 raise OperatorError("conflict", f"{version} of {model!r} has become live meanwhile")
             second = Second(route, "candidate")
             fact = SecondFact(version=version, role="candidate")
-            await self._publish(lambda table: table.with_second(second), self._slots(model, fact))
-            done = self._at_generation(done)
             done = msgspec.structs.replace(
                 done,
-                after=slots_of(self._runtime.routes, model),
+                after=Slots(live=live and live.bundle.version, candidate=version),
                 measured=measured(report),
                 contract=contract,
             )
-            await self._tell("loaded", call, done)
-        return done
+            return await self._publish(
+                "loaded",
+                call,
+                done,
+                lambda table: table.with_second(second),
+                self._slots(model, fact),
+            )
 
     def _check_memory(self, model: str, version: str) -> None:
         """Refuses before anything is started what has clearly no room."""
@@ -457,23 +439,38 @@ class Swaps:
         folders = (self._store.folder(model, old), self._store.folder(model, new))
         return diff(*map(read_contract, folders))
 
-    async def _flip(self, model: str, role: Any, fact: SlotsFact) -> None:
+    async def _flip(
+        self, kind: str, call: Call, done: Swapped, role: Role, fact: SlotsFact
+    ) -> Swapped:
         """Exchanges the slots; what an operator forced ends with the version it was said of."""
-        facts = self._ledger.facts
+        model, facts = call.model, self._ledger.facts
         forced = {name: said for name, said in facts.forced.items() if name != model}
-        is_forced = model in facts.forced
+        said = facts.forced.get(model)
 
         def change(table: AnyRoutes) -> AnyRoutes:
             live = table.live.get(model)
-            if is_forced and live is not None:
+            if said is not None and live is not None:
                 table = table.with_route(replace(live, forced=None))
             return table.flipped(model, role)
 
-        await self._publish(change, {**facts.slots, model: fact}, forced=forced)
+        slots = {**facts.slots, model: fact}
+        ended = [] if said is None else [forced_ended(model, said, call.who, ENDED)]
+        return await self._publish(kind, call, done, change, slots, *ended, forced=forced)
 
-    async def _publish(self, change: Change, slots: dict[str, SlotsFact], **facts: Any) -> None:
+    async def _publish(
+        self,
+        kind: str,
+        call: Call,
+        done: Swapped,
+        change: Change,
+        slots: dict[str, SlotsFact],
+        *more: Telling,
+        **facts: Any,
+    ) -> Swapped:
+        """Does what a call asks for, counts it, and tells of it and of what it brings about."""
+        tellings = (self._telling(kind, call, done), *more)
         try:
-            await self._ledger.publish(change, slots=slots, **facts)
+            await self._ledger.publish(change, *tellings, began=call.began, slots=slots, **facts)
         except ServingError as error:
             raise OperatorError("bundle_refused", str(error)) from error
         except OSError as error:
@@ -482,21 +479,27 @@ class Swaps:
                 f"the state folder did not take it ({error.strerror}), and nothing was changed; "
                 "make room there, and ask again",
             ) from error
+        self._runtime.swaps.done(call.swap, time.monotonic() - call.began)
+        _log.info(kind, model=call.model, who=call.who, version=done.version)
+        return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
 
     async def _reopen(self, model: str, fact: SlotsFact, second: SecondFact) -> None:
         """Takes up one second slot; where that cannot be, it is empty."""
         try:
             route, _ = await self._runtime.prepare(model, second.version)
             held = Second(route, second.role, second.was_live)
-            await self._ledger.publish(lambda table: table.with_second(held))
             words = {"version": second.version, "slot": second.role}
-            await self._ledger.tell("model_loaded", model=model, facts=words)
+            telling = Telling(kind="model_loaded", model=model, facts=words)
+            async with self._ledger.changing:
+                await self._ledger.publish(lambda table: table.with_second(held), telling)
         except Exception as error:  # noqa: BLE001  (what is live serves whatever this one raises)
             _log.error("model_not_loaded", model=model, version=second.version, reason=str(error))
             words = {"version": second.version, "slot": second.role, "reason": str(error)}
-            await self._ledger.tell("model_not_loaded", model=model, facts=words)
-            slots = {**self._ledger.facts.slots, model: SlotsFact(live=fact.live)}
-            await self._ledger.write(msgspec.structs.replace(self._ledger.facts, slots=slots))
+            telling = Telling(kind="model_not_loaded", model=model, facts=words)
+            async with self._ledger.changing:
+                slots = {**self._ledger.facts.slots, model: SlotsFact(live=fact.live)}
+                facts = msgspec.structs.replace(self._ledger.facts, slots=slots)
+                await self._ledger.write(facts, telling)
 
     async def _sweep(self) -> None:
         """Removes this machine's own copies of models that are not loaded."""
@@ -506,44 +509,23 @@ class Swaps:
 
     # telling
 
-    @asynccontextmanager
-    async def _called(self, swap: str, model: str, asked: Asked, who: str) -> AsyncGenerator[_Call]:
-        """Counts a call, and tells of one that is refused."""
-        call = _Call(swap, model, who, asked, time.monotonic())
-        try:
-            yield call
-        except OperatorError as error:
-            if not asked.dry_run:
-                self._runtime.swaps.refused(swap)
-                facts = self._words(call) | {"code": error.code, "why": str(error)}
-                _log.warning("swap_refused", model=model, who=who, **facts)
-                await self._ledger.tell(
-                    "swap_refused", who=who, model=shortened(model), facts=facts
-                )
-            raise
-
-    async def _tell(self, kind: str, call: _Call, done: Swapped) -> None:
-        seconds = time.monotonic() - call.began
-        self._runtime.swaps.done(call.swap, seconds)
-        facts = self._words(call) | {"generation": done.generation, "seconds": round(seconds, 4)}
+    def _telling(self, kind: str, call: Call, done: Swapped) -> Telling:
+        """The event of a call that is done."""
+        facts = call.words
         for name in ("measured", "contract"):
             if (told := getattr(done, name)) is not None:
                 facts[name] = msgspec.to_builtins(told)
-        _log.info(kind, model=call.model, who=call.who, version=done.version)
-        shown = {"before": _short(done.before), "after": _short(done.after)}
-        await self._ledger.tell(kind, who=call.who, model=call.model, **shown, facts=facts)
-
-    def _words(self, call: _Call) -> dict[str, Any]:
-        words: dict[str, Any] = {"swap": call.swap}
-        version = getattr(call.asked, "version", None)
-        if version is not None:
-            words["version"] = shortened(version)
-        if call.asked.reason:
-            words["reason"] = call.asked.reason
-        return words
+        return Telling(
+            kind=kind,
+            who=call.who,
+            model=call.model,
+            before=_short(done.before),
+            after=_short(done.after),
+            facts=facts,
+        )
 
     def _outcome(
-        self, call: _Call, version: str, before: Slots, *, changed: bool, after: Slots | None = None
+        self, call: Call, version: str, before: Slots, *, changed: bool, after: Slots | None = None
     ) -> Swapped:
         return Swapped(
             swap=call.swap,
@@ -555,9 +537,6 @@ class Swaps:
             changed=changed,
             dry_run=call.asked.dry_run,
         )
-
-    def _at_generation(self, done: Swapped) -> Swapped:
-        return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
 
     def _slots(self, model: str, second: SecondFact | None) -> dict[str, SlotsFact]:
         """The facts of all slots, with another second one of a model."""
