@@ -235,6 +235,11 @@ def resumed(state: State, now: float) -> State:
     return structs.replace(state, at=now, zero=None, seen=None)
 
 
+def stopped(state: State, kind: Literal["rollback", "hold"], *reasons: Reason) -> State:
+    """The state after somebody else than the policy has ended the deploy."""
+    return structs.replace(state, ended=kind, reasons=reasons)
+
+
 def step(plan: Plan, state: State, evidence: Evidence, now: float) -> Stepped:
     """What to do at `now`, from all evidence so far. A deploy that has ended stays so."""
     stage = plan.stages[state.stage]
