@@ -172,6 +172,25 @@ FORCED_RUNG: Final = Metric(
     labels=(*PER_BUNDLE, "rung"),
     help="1 for the rung that an operator has forced all rows of the model to, else 0.",
 )
+GOLDEN_ROWS: Final = Metric(
+    name="keelmark_golden_rows_total",
+    kind="counter",
+    labels=("model", "version", "result"),
+    help="Golden rows replayed while the bundle serves, by whether the answer was the same.",
+)
+GOLDEN_FAILING: Final = Metric(
+    name="keelmark_golden_failing",
+    kind="gauge",
+    labels=("model", "version"),
+    help="Processes in which a golden row differs, twice in a row, until all are good again.",
+)
+GOLDEN_PASSED: Final = Metric(
+    name="keelmark_golden_passed_timestamp_seconds",
+    kind="gauge",
+    labels=("model", "version"),
+    unit="seconds",
+    help="When the last replay of all golden rows ended that was good; 0 before there was one.",
+)
 EXTRA_KEYS: Final = Metric(
     name="keelmark_extra_keys_total",
     kind="counter",
@@ -440,6 +459,9 @@ METRICS: Final = (
     BREAKER_STATE,
     BREAKER_OPENINGS,
     FORCED_RUNG,
+    GOLDEN_ROWS,
+    GOLDEN_FAILING,
+    GOLDEN_PASSED,
     EXTRA_KEYS,
     FIELD_VALUES,
     FIELD_QUALITY,

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from models.planning import Forced
+from server.findings import Finding
+from server.settings import SelftestAction
 
 LARGEST: Final = 1 << 20
 """Bytes of a message: a route table of thousands of models fits."""
@@ -53,6 +55,7 @@ class Held(msgspec.Struct, frozen=True):
 
     number: int
     forced: Forced | None = None
+    on_selftest: SelftestAction = "fallback"
 
 
 class HeldSecond(msgspec.Struct, frozen=True):
@@ -128,6 +131,13 @@ class Released(msgspec.Struct, frozen=True, tag="released"):
     stalls: list[float] = []
 
 
+class Tested(msgspec.Struct, frozen=True, tag="tested"):
+    """What the worker's self-test finds of the bundle `number` from now on; None: all is good."""
+
+    number: int
+    finding: Finding | None = None
+
+
 class Refuses(msgspec.Struct, frozen=True, tag="refuses"):
     """The worker cannot have this table; the reason is of the bundle `number`."""
 
@@ -137,7 +147,7 @@ class Refuses(msgspec.Struct, frozen=True, tag="refuses"):
 
 
 ToWorker = Begin | Hold | Table | Settled | Now | Leave | Stop | Hurry
-ToSupervisor = Holds | Refuses | Released
+ToSupervisor = Holds | Refuses | Released | Tested
 Message = ToWorker | ToSupervisor
 Received = Callable[[Any, list[int]], None]
 

@@ -23,7 +23,16 @@ from server.standing import Standing, read_standing
 from server.vitals import read_vitals
 from server.vitals_series import vitals_page
 
-NOW: Final = frozenset({"queued", "queued_rows", "batch_limit", "abandoned_active"})
+NOW: Final = frozenset(
+    {
+        "queued",
+        "queued_rows",
+        "batch_limit",
+        "abandoned_active",
+        "golden_failing",
+        "golden_passed",
+    }
+)
 """What of a bundle's standing is no count of the past."""
 
 _OPENMETRICS_TYPE: Final = "application/openmetrics-text"

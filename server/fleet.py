@@ -24,6 +24,7 @@ from server.control import (
     Refuses,
     Released,
     Stop,
+    Tested,
     make_ends,
 )
 from server.dealing import Dealing, Pair
@@ -89,6 +90,10 @@ class Server(Protocol):
 
     def released(self, stalls: Sequence[float] = ()) -> None:
         """A worker has let go of bundles, or ended; `stalls` are seconds that each stopped it."""
+        ...
+
+    def tested(self, slot: int, pid: int, message: Tested) -> None:
+        """A worker's self-test has found something, or that all is good again."""
         ...
 
     def buried(self, slot: int) -> None:
@@ -355,6 +360,8 @@ class Fleet:
         elif isinstance(message, Released):
             worker.released = max(worker.released, message.turn)
             self._server.released(message.stalls)
+        elif isinstance(message, Tested):
+            self._server.tested(worker.slot, worker.child.pid, message)
         elif isinstance(message, Refuses):
             _log.error("table_refused", pid=worker.child.pid, reason=message.reason)
             self._server.refused(message)

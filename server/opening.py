@@ -133,13 +133,18 @@ def make_route(bundle: Bundle, cost: RunCost, region: Region | None = None) -> R
 
 
 def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
-    """The route as the settings want it: deadline and forced rung.
+    """The route as the settings want it: deadline, forced rung, and what a self-test does.
 
     Raises:
         SettingsError: the bundle has no such rung.
     """
     forced = forced_rung(route.bundle, settings, facts)
-    return replace(route, forced=forced, deadline_ns=deadline_ns_of(route.bundle, settings))
+    return replace(
+        route,
+        forced=forced,
+        deadline_ns=deadline_ns_of(route.bundle, settings),
+        on_selftest=settings.selftest_action,
+    )
 
 
 def forced_rung(bundle: Named, settings: Settings, facts: StateFacts) -> Forced | None:

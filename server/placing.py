@@ -7,9 +7,11 @@ nothing by it, and the model gets less to do.
 
 from typing import Final, NamedTuple, Protocol
 
+from models.planning import Forced
 from server.asked import Asked
 from server.breaker import CLOSED
 from server.cost import FEW_ROWS, LOOP_NS
+from server.routes import Route
 
 MARGIN_NS: Final = 2_000_000
 """Left before a deadline for a lower rung to answer, at most a quarter of the deadline."""
@@ -70,6 +72,8 @@ def place(asked: Asked, now_ns: int, queue: Queue | None) -> Place:
         queue: of the runner; without one everything happens here.
     """
     route = asked.route
+    if distrusted(route) is not None:
+        return _below(asked, now_ns, queue, "selftest")
     if route.forced is not None:
         return _below(asked, now_ns, queue, None)
     if route.breaker.state == CLOSED:
@@ -81,6 +85,18 @@ def place(asked: Asked, now_ns: int, queue: Queue | None) -> Place:
         route.breaker.not_probed()
         return found
     return found._replace(is_probe=True)
+
+
+def distrusted(route: Route) -> Forced | None:
+    """The highest rung that may answer because the self-test found the ones above wrong.
+
+    None where it found nothing, where that is only to be reported, or where an operator's word
+    sends rows as low.
+    """
+    below = route.breaker.distrusted
+    if below is None or route.on_selftest == "report" or route.forced in ("rules", below):
+        return None
+    return below
 
 
 def may_answer_below(asked: Asked) -> bool:
@@ -108,7 +124,7 @@ def fits_here(asked: Asked, now_ns: int) -> bool:
     Where it says yes, `place` would say so too; it costs half a microsecond.
     """
     route = asked.route
-    if not asked.is_read or route.forced is not None or route.breaker.state != CLOSED:
+    if not asked.is_read or route.forced is not None or not route.breaker.lets_through:
         return False
     if asked.encoded.troubles and _has_many_rules(asked):
         return False

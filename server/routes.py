@@ -23,6 +23,7 @@ from server.pace import Pace
 from server.protocols.predict import AnswerWriter
 from server.regions import Counter
 from server.series import ModelSeries
+from server.settings import SelftestAction
 from server.shadow_counters import ShadowCounter
 from server.shares import Shares
 from server.standing import Notice
@@ -51,7 +52,8 @@ class Route:
         deadline_ns: how long its callers wait, who do not say it themselves.
         forced: the highest rung that may answer, if an operator wants a lower one than the model.
         pace: how much slower its runs have become. This and the breaker are the loop's.
-        breaker: whether its model may be run.
+        breaker: whether its model may be run, and is trusted.
+        on_selftest: what follows where it is not: `vocabulary.SELFTEST_ACTIONS`.
         notice: where the runner's work for it is told to the metrics.
         release_seconds: how long letting go of the bundle stops a process, as its gate measured.
         shadow: where it counts in shadows, on either side.
@@ -73,6 +75,7 @@ class Route:
     forced: Forced | None = None
     pace: Pace = field(default_factory=Pace)
     breaker: Breaker = field(default_factory=Breaker)
+    on_selftest: SelftestAction = "fallback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class Served(Protocol):
     def breaker(self) -> Stateful: ...
     @property
     def forced(self) -> Forced | None: ...
+    @property
+    def on_selftest(self) -> SelftestAction: ...
     @property
     def release_seconds(self) -> float: ...
 

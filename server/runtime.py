@@ -22,6 +22,7 @@ from server.core import Core
 from server.events import EventLog
 from server.exposition import Exposed, Exposition, negotiated
 from server.facts import NO_FACTS, StateFacts
+from server.findings import Finding, Findings, event_of
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
 from server.logs import Seldom, logger, where
@@ -38,6 +39,7 @@ from server.routes import (
     shares_of,
     slot_of,
 )
+from server.selftest import Hear, SelfTest
 from server.series_budget import SeriesBudget, TooManySeries
 from server.settings import Settings, SettingsError
 from server.swap_counters import SwapCounters
@@ -121,6 +123,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def golden(self) -> Findings:
+        """What the self-tests of loaded bundles have found."""
+        ...
+
+    @property
     def swaps(self) -> SwapCounters:
         """What the metrics say of swaps; whoever does them counts them."""
         ...
@@ -186,7 +193,7 @@ class InProcessRuntime:
         http: counters of requests.
         phase: where the server is in its life.
         has_ended: whether nothing goes on in its thread, after `stop`.
-        swaps: see `Runtime`.
+        golden, swaps: see `Runtime`.
     """
 
     def __init__(
@@ -206,6 +213,8 @@ class InProcessRuntime:
         self.http = http or HttpCounters()
         self.phase = Phase.STARTING
         self.swaps = SwapCounters()
+        self.golden = Findings()
+        self._selftest: SelfTest | None = None
         self._exposition = Exposition([self.http])
         self._budget = SeriesBudget(settings.max_series)
         self._retired = Retired()
@@ -229,7 +238,7 @@ class InProcessRuntime:
             return liveness()
         if question == "startup":
             return startup(self.phase)
-        return readiness(self.phase, self.routes, self.settings.required_models)
+        return readiness(self.phase, self.routes, self.settings.required_models, self.golden)
 
     @property
     def workers(self) -> list[WorkerStatus]:
@@ -250,6 +259,7 @@ class InProcessRuntime:
             await keep(table.generation)
             gone = table.lacks(self.routes)
             self.core.routes = table
+        self.golden.keep({route.bundle.digest for route in table.loaded})
         while gone:
             self._let_go(gone.pop())
 
@@ -269,6 +279,7 @@ class InProcessRuntime:
         except TooManySeries:
             self.discard(route)
             raise
+        await tell_if_not_batched(route, found.report, self._tell)
         return Prepared(route, found.report)
 
     def discard(self, route: Route) -> None:
@@ -329,6 +340,7 @@ class InProcessRuntime:
             return
         self.phase = Phase.SERVING
         self._fold_later(asyncio.get_running_loop())
+        self.start_selftest(self._tell_tested)
 
     def drain(self) -> None:
         """Not ready any more; requests are still answered, and nothing more is opened."""
@@ -343,6 +355,8 @@ class InProcessRuntime:
         """Folds what was counted and lets the bundles go."""
         self.phase = Phase.STOPPED
         self._stopping.set()
+        if self._selftest is not None:
+            self._selftest.stop()
         if self._timer is not None:
             self._timer.cancel()
         is_idle = self.core.spare is None or await self.core.spare.stop()
@@ -351,6 +365,28 @@ class InProcessRuntime:
         for route in self.routes.loaded:
             while route.counter.pending:
                 route.counter.fold()
+
+    def start_selftest(self, hear: Hear) -> None:
+        """Puts golden rows to what is loaded from now on, as spare work, if a setting wants it.
+
+        Args:
+            hear: hears what is found, after this process.
+        """
+
+        def found(route: Route, finding: Finding | None) -> None:
+            self.golden.put(route.bundle.digest, 0, finding)
+            hear(route, finding)
+
+        spare, seconds = self.core.spare, self.settings.selftest_seconds
+        if spare is not None and seconds:
+            self._selftest = SelfTest(lambda: self.routes.loaded, spare, seconds, found)
+            self._selftest.start()
+
+    def _tell_tested(self, route: Route, finding: Finding | None) -> None:
+        """Writes an event without waiting for the disk."""
+        if self._events is not None:
+            told = partial(self._events.append, **event_of(route, finding))
+            asyncio.get_running_loop().run_in_executor(None, told)
 
     def _let_go(self, route: Route) -> None:
         """Keeps what was counted for a route that is in no table; its bundle goes when it can."""
@@ -446,6 +482,18 @@ async def open_live(
         digest = route.bundle.digest
         _log.info("model_loaded", model=name, version=version, digest=digest[:12])
         await tell("model_loaded", name, {"version": version, "digest": digest})
+
+
+async def tell_if_not_batched(route: Served, report: GateReport, tell: Tell) -> None:
+    """Tells of a bundle whose batches had the bits of single rows where it was packed, not here.
+
+    Then each row is run by itself, which costs what sharing runs had saved.
+    """
+    bundle = route.bundle
+    if bundle.manifest.batch_exact and not report.batch_exact:
+        _log.warning("batching_off", model=bundle.name, version=bundle.version)
+        with contextlib.suppress(OSError):  # what the disk does not take keeps no model away
+            await tell("batching_off", bundle.name, {"version": bundle.version})
 
 
 async def keep_nothing(_: int) -> None:

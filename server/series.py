@@ -16,6 +16,7 @@ from models.drift import shares
 from models.measures import Measure
 from models.vocabulary import (
     BREAKER_STATES,
+    GOLDEN_RESULTS,
     OUTCOMES,
     REASONS,
     RUNGS,
@@ -293,6 +294,9 @@ def _standing_templates(layout: Layout) -> Page:
             (catalogue.BREAKER_STATE, (BREAKER_STATES,)),
             (catalogue.BREAKER_OPENINGS, ()),
             (catalogue.FORCED_RUNG, (RUNGS,)),
+            (catalogue.GOLDEN_ROWS, (GOLDEN_RESULTS,)),
+            (catalogue.GOLDEN_FAILING, ()),
+            (catalogue.GOLDEN_PASSED, ()),
             (catalogue.MODEL_SLOT, (SLOTS,)),
         )
     }
@@ -314,6 +318,9 @@ def _standing_numbers(
     yield catalogue.BREAKER_STATE.name, standing.breakers
     yield catalogue.BREAKER_OPENINGS.name, (standing.openings,)
     yield catalogue.FORCED_RUNG.name, tuple(int(rung == forced) for rung in RUNGS)
+    yield catalogue.GOLDEN_ROWS.name, (standing.golden_same, standing.golden_different)
+    yield catalogue.GOLDEN_FAILING.name, (standing.golden_failing,)
+    yield catalogue.GOLDEN_PASSED.name, (standing.golden_passed,)
     yield catalogue.MODEL_SLOT.name, tuple(int(each == slot) for each in SLOTS)
 
 

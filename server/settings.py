@@ -48,6 +48,7 @@ UNSET: Final = {
 Forced = Literal["baseline", "rules"]
 WorkerCount = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
 LaneChoice = Literal["auto", "asgi", "httptools"]
+SelftestAction = Literal["fallback", "report"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -142,6 +143,21 @@ class Settings(BaseSettings):
         "request. By default as many as make a row cheaper, as measured when a model is opened.",
         unit="rows",
         ge=1,
+    )
+    selftest_seconds: float = _setting(
+        600.0,
+        "Golden rows are put to every open model while it serves, one at a time when nothing else "
+        "is to be done; so long a round of them takes, or longer. 0 does without.",
+        unit="seconds",
+        ge=0,
+        le=LONGEST_SECONDS,
+        allow_inf_nan=False,
+    )
+    selftest_action: SelftestAction = _setting(
+        "fallback",
+        "Where a golden row is answered differently twice in a row: `fallback` lets the rungs "
+        "below answer in that process, with the reason `selftest`, until a round is good; `report` "
+        "only tells of it.",
     )
     max_series: int = _setting(
         50_000,

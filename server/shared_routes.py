@@ -15,7 +15,7 @@ from server.opening import Accept, copies_folder, facts_of, layout_of, open_exam
 from server.regions import Region
 from server.routes import AnyRoutes
 from server.series import ModelSeries
-from server.settings import Settings
+from server.settings import SelftestAction, Settings
 from server.standing import leave, read_standing, state_of
 
 
@@ -60,6 +60,7 @@ class SharedRoute:
     breaker: Breakers
     release_seconds: float = 0.0
     forced: Forced | None = None
+    on_selftest: SelftestAction = "fallback"
 
 
 CheckSeries = Callable[[str, str, ModelSeries], None]
@@ -141,4 +142,4 @@ def messages_of(
 
 
 def _held(route: SharedRoute) -> Held:
-    return Held(route.hold.number, route.forced)
+    return Held(route.hold.number, route.forced, route.on_selftest)

@@ -19,6 +19,9 @@ _BREAKER, _OPENINGS, _QUEUED, _ABANDONED, _ABANDONED_ACTIVE, _QUEUED_ROWS = rang
 _BATCH_ROWS: Final = STANDING_AT + 6
 _BATCHES: Final = _BATCH_ROWS + 1
 _BATCH_LIMIT: Final = _BATCHES + len(BATCH_BOUNDS) + 1
+_GOLDEN_SAME, _GOLDEN_DIFFERENT, _GOLDEN_FAILING, _GOLDEN_PASSED = range(
+    _BATCH_LIMIT + 1, _BATCH_LIMIT + 5
+)
 
 NOBODY: Final = -1
 """Stands for the breaker's state where no worker has the region."""
@@ -44,6 +47,10 @@ class Standing(NamedTuple):
         batches: runs of the thread by their rows, in the buckets that `BATCH_BOUNDS` ends, and one.
         batch_rows: rows of all these runs.
         batch_limit: rows of several requests that a run may have, in the worker that allows most.
+        golden_same, golden_different: golden rows that were replayed while the bundle served.
+        golden_failing: workers in which the self-test finds a difference.
+        golden_passed: epoch seconds of the latest pass of all golden rows that was good, of the
+            worker where that was longest ago; 0 where one has had none.
     """
 
     breakers: tuple[int, ...]
@@ -55,6 +62,10 @@ class Standing(NamedTuple):
     batches: tuple[int, ...] = (0,) * (len(BATCH_BOUNDS) + 1)
     batch_rows: int = 0
     batch_limit: int = 0
+    golden_same: int = 0
+    golden_different: int = 0
+    golden_failing: int = 0
+    golden_passed: int = 0
 
 
 AT_REST: Final = Standing((1, *[0] * (len(BREAKER_STATES) - 1)))
@@ -70,6 +81,7 @@ class Notice:
         self._words = region.words
         _nothing_waits(region)
         self._words[_BREAKER] = 0
+        self._words[_GOLDEN_PASSED] = 0
 
     def breaker(self, state: str) -> None:
         """The breaker is in this one of `BREAKER_STATES` from now on."""
@@ -99,6 +111,18 @@ class Notice:
         """A run that had been given up has ended."""
         self._words[_ABANDONED_ACTIVE] -= 1
 
+    def replayed(self, *, is_same: bool) -> None:
+        """A golden row was put to the bundle."""
+        self._words[_GOLDEN_SAME if is_same else _GOLDEN_DIFFERENT] += 1
+
+    def failing(self, *, is_so: bool) -> None:
+        """Whether the self-test finds a difference from now on."""
+        self._words[_GOLDEN_FAILING] = int(is_so)
+
+    def passed(self, at: float) -> None:
+        """All golden rows were good, one after the other; epoch seconds."""
+        self._words[_GOLDEN_PASSED] = int(at)
+
 
 def leave(region: Region) -> None:
     """Says that no worker has the region: its totals stand, nothing of it waits or is open.
@@ -110,7 +134,7 @@ def leave(region: Region) -> None:
 
 
 def _nothing_waits(region: Region) -> None:
-    for word in (_QUEUED, _QUEUED_ROWS, _ABANDONED_ACTIVE):
+    for word in (_QUEUED, _QUEUED_ROWS, _ABANDONED_ACTIVE, _GOLDEN_FAILING):
         region.words[word] = 0
 
 
@@ -138,4 +162,10 @@ def read_standing(regions: Iterable[Region]) -> Standing:
         batches=tuple(total(_BATCHES + place) for place in range(len(BATCH_BOUNDS) + 1)),
         batch_rows=total(_BATCH_ROWS),
         batch_limit=max((each[_BATCH_LIMIT] for each in words), default=0),
+        golden_same=total(_GOLDEN_SAME),
+        golden_different=total(_GOLDEN_DIFFERENT),
+        golden_failing=total(_GOLDEN_FAILING),
+        golden_passed=min(
+            (each[_GOLDEN_PASSED] for each in words if each[_BREAKER] != NOBODY), default=0
+        ),
     )

@@ -17,11 +17,12 @@ from typing import Any, Final
 from models.errors import ServingError
 from models.vocabulary import REPLACEMENT_REASONS
 from server.board import Board, board_bytes, mapped, sealed_file
-from server.control import Message, Now, Refuses, Settled
+from server.control import Message, Now, Refuses, Settled, Tested
 from server.dealing import Dealing
 from server.events import EventLog
 from server.exposition import Exposed, Exposition, negotiated
 from server.facts import NO_FACTS, StateFacts
+from server.findings import Findings, event_of
 from server.fleet import Fleet
 from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import PATHS, HttpCounters
@@ -42,6 +43,7 @@ from server.runtime import (
     names_of,
     open_live,
     stalls_too_long,
+    tell_if_not_batched,
 )
 from server.series import ModelSeries
 from server.series_budget import SeriesBudget
@@ -103,6 +105,7 @@ class SupervisorRuntime:
         self._events = events
         self._slots = count + 1
         self.swaps = SwapCounters()
+        self.golden = Findings()
         self._pending: AnyRoutes | None = None
         self._deaths = 0
         self._turn = 0
@@ -156,7 +159,7 @@ class SupervisorRuntime:
             return Health(is_good=False, body={"live": False}) if is_stuck else liveness()
         if question == "startup":
             return startup(self.phase)
-        told = readiness(self.phase, self.routes, self._settings.required_models)
+        told = readiness(self.phase, self.routes, self._settings.required_models, self.golden)
         ready = self.fleet.ready
         is_accepting = self._dealing.seconds_without < DEAF_SECONDS
         is_ready = told.is_good and ready > 0 and is_accepting
@@ -300,7 +303,8 @@ class SupervisorRuntime:
         except SettingsError:
             self.discard(route)
             raise
-        return Prepared(route, report)
+        await tell_if_not_batched(route, report, self._tell_of_model)
+        return Prepared(replace(route, on_selftest=self._settings.selftest_action), report)
 
     def discard(self, route: SharedRoute) -> None:
         """Lets a prepared route go that nobody has tried to publish."""
@@ -359,7 +363,16 @@ class SupervisorRuntime:
             while fold(region):
                 pass
             leave(region)
+        self.golden.ended(slot)
         self.released()
+
+    def tested(self, slot: int, pid: int, message: Tested) -> None:
+        """A worker's self-test has found something, or that all is good again."""
+        for route in self.routes.loaded:
+            if route.hold.number == message.number:
+                self.golden.put(route.bundle.digest, slot, message.finding)
+                told = event_of(route, message.finding, slot=slot, pid=pid)
+                self._soon(asyncio.to_thread(self._events.append, **told))
 
     def died(self, holds: int) -> None:
         """A worker has ended by itself.
@@ -395,6 +408,7 @@ class SupervisorRuntime:
         for route in self.routes.lacks(before):
             key, digest = route.hold.number, route.bundle.digest
             self._retired.add(key, name_of(route), digest, route.series, route.regions)
+        self.golden.keep({route.bundle.digest for route in self.routes.loaded})
         is_serving = self.phase is Phase.SERVING
         for route in gone.values():
             is_kept = is_serving and self.is_heavy(route)

@@ -40,10 +40,12 @@ from server.control import (
     Settled,
     Stop,
     Table,
+    Tested,
     receive,
 )
 from server.core import Core
 from server.cost import curve
+from server.findings import Finding
 from server.handing import take
 from server.health import Phase
 from server.http_counters import PATHS, HttpCounters
@@ -164,10 +166,15 @@ class WorkerRuntime(InProcessRuntime):
             stalls, self._stalls = self._stalls, []
             self._when_free.pop(0)(stalls)
 
+    def number_of(self, route: Route) -> int:
+        """By which the supervisor knows a bundle that is loaded."""
+        return next(n for n, held in self._routes.items() if held.bundle is route.bundle)
+
     def _as_held(self, held: Held) -> Route:
         route = self._routes[held.number]
-        if route.forced != held.forced:
-            route = self._routes[held.number] = replace(route, forced=held.forced)
+        if (route.forced, route.on_selftest) != (held.forced, held.on_selftest):
+            route = replace(route, forced=held.forced, on_selftest=held.on_selftest)
+            self._routes[held.number] = route
         return route
 
     def _opened(self, asked: Hold, counters: int) -> Route:
@@ -257,6 +264,7 @@ class Worker:
         serving = asyncio.create_task(self._server.serve())
         await self._server.is_up.wait()
         channel = Channel(self._control, self._on_message, partial(os._exit, 1))
+        self.runtime.start_selftest(partial(self._tested, channel))
         opening = asyncio.create_task(self._open_in_order(channel))
         opening.add_done_callback(_end_if_it_failed)
         self._loop.add_reader(self._pair.fileno(), self._take)
@@ -370,6 +378,9 @@ class Worker:
     async def _trim(self, channel: Channel, released: Released) -> None:
         await asyncio.to_thread(trim)
         channel.send(released)
+
+    def _tested(self, channel: Channel, route: Route, finding: Finding | None) -> None:
+        channel.send(Tested(self.runtime.number_of(route), finding))
 
     async def _leave(self) -> None:
         """Gives back connections as they become idle; the rest is told to close."""

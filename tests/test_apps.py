@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from server import InProcessRuntime, Runtime, Settings, create_app, create_ops_app
+from server.findings import Findings
 from server.health import Phase, readiness
 from server.routes import RouteTable, Unavailable
 from server.warm_up import warm_up
@@ -140,9 +141,9 @@ async def test_before_the_models_are_open_they_are_not_loaded(settings: Settings
 @pytest.mark.parametrize("phase", Phase)
 def test_readiness_is_serving_with_every_required_model(phase: Phase):
     routes = RouteTable(unavailable={"a": Unavailable("a", "1", "broken")})
-    assert not readiness(phase, routes, None).is_good
-    assert readiness(phase, routes, []).is_good == (phase is Phase.SERVING)
-    missing = readiness(phase, routes, ["b"])
+    assert not readiness(phase, routes, None, Findings()).is_good
+    assert readiness(phase, routes, [], Findings()).is_good == (phase is Phase.SERVING)
+    missing = readiness(phase, routes, ["b"], Findings())
     assert not missing.is_good
     assert missing.body["models"]["b"] == {"state": "not_in_store"}
 

@@ -164,6 +164,7 @@ def test_every_counter_on_the_page_is_what_was_counted(server, form):
         "keelmark_errors_total",
         "keelmark_abandoned_runs_total",
         "keelmark_breaker_openings_total",
+        "keelmark_golden_rows_total",
         "keelmark_shadow_rows_total",
         "keelmark_shadow_compared_total",
         "keelmark_runner_busy_seconds_total",

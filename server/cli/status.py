@@ -24,6 +24,10 @@ def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson
         rows = [_worker(worker) for worker in found["workers"]]
         columns = ("slot", "pid", "state", "connections", "memory", "CPU")
         out().print(table("Workers", columns, rows))
+    if found["selftests"]:
+        rows = [_selftest(failing) for failing in found["selftests"]]
+        columns = ("model", "version", "slots", "what follows", "golden row", "got", "expected")
+        out().print(table("Self-tests that fail", columns, rows))
     events = found["events"]
     out().print(f"events: {events['n']}, the last one's sha256 {events['sha256']}")
 
@@ -31,6 +35,12 @@ def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson
 def _worker(worker: dict[str, Any]) -> tuple[Any, ...]:
     memory, used = f"{worker['memory_bytes'] / 1e6:.0f} MB", f"{worker['cpu_seconds']:.1f} s"
     return worker["slot"], worker["pid"], worker["state"], worker["connections"], memory, used
+
+
+def _selftest(failing: dict[str, Any]) -> tuple[Any, ...]:
+    finding, slots = failing["finding"], ", ".join(map(str, failing["slots"]))
+    found = finding["row"], finding["got"], finding["expected"]
+    return failing["model"], failing["version"], slots, failing["action"], *found
 
 
 def _row(model: dict[str, Any]) -> tuple[Any, ...]:

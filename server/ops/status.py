@@ -1,5 +1,6 @@
 """What a server is doing, in one answer: for `keelmark status`, and for who is called at night."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 
 from server.events import Head
 from server.facts import StateFacts
+from server.findings import Finding
 from server.routes import Forced, Second, Served
 from server.runtime import Runtime, WorkerStatus
 from server.version import installed_version
@@ -54,6 +56,22 @@ class EventsHead(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class SelftestStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded bundle whose self-test fails.
+
+    Attributes:
+        finding: what was found last.
+        slots: of the workers in which it fails; 0 where there are none.
+        action: what follows, of `vocabulary.SELFTEST_ACTIONS`.
+    """
+
+    model: str
+    version: str
+    finding: Finding
+    slots: list[int]
+    action: str
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Of the server as a whole; without workers where one process does everything."""
 
@@ -63,6 +81,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelStatus]
     workers: list[WorkerStatus]
     events: EventsHead
+    selftests: list[SelftestStatus] = []
 
 
 def status_of(runtime: Runtime, facts: StateFacts, head: Head) -> Status:
@@ -87,7 +106,22 @@ def status_of(runtime: Runtime, facts: StateFacts, head: Head) -> Status:
         ],
         workers=runtime.workers,
         events=EventsHead(head.n, head.sha256),
+        selftests=list(_selftests(runtime)),
     )
+
+
+def _selftests(runtime: Runtime) -> Iterator[SelftestStatus]:
+    for route in runtime.routes.loaded:
+        bundle = route.bundle
+        finding = runtime.golden.of(bundle.digest)
+        if finding is not None:
+            yield SelftestStatus(
+                model=bundle.name,
+                version=bundle.version,
+                finding=finding,
+                slots=runtime.golden.slots(bundle.digest),
+                action=route.on_selftest,
+            )
 
 
 def _live(route: Served, facts: StateFacts) -> ModelStatus:

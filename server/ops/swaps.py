@@ -203,7 +203,7 @@ class Swaps:
         """Makes the candidate live: every request that begins after it returns is answered by it.
 
         Raises:
-            OperatorError: it is not the candidate, or its contract is breaking.
+            OperatorError: it is no candidate, its self-test fails, or its contract is breaking.
         """
         async with (
             called(self._ledger, "promote", model, asked, who) as call,
@@ -213,6 +213,7 @@ class Swaps:
             before = slots_of(self._runtime.routes, model)
             if second is None:
                 return self._outcome(call, asked.version, before, changed=False)
+            self._check_golden(second)
             contract = await self._contract(before.live, model, asked.version)
             if contract is not None and contract.verdict != "compatible" and not asked.breaking:
                 raise OperatorError("conflict", _breaking(model, before.live, asked, contract))
@@ -353,6 +354,17 @@ class Swaps:
                 f"{model}` makes it live again",
             )
         return second
+
+    def _check_golden(self, second: Second[Any]) -> None:
+        """Refuses a candidate whose golden rows have other answers here than when it was packed."""
+        bundle = second.route.bundle
+        finding = self._runtime.golden.of(bundle.digest)
+        if finding is not None:
+            raise OperatorError(
+                "conflict",
+                f"the self-test of {bundle.name}/{bundle.version} fails: {finding.sentence}. "
+                "Unload it and load it again, so that it is examined and opened anew",
+            )
 
     def _check_rollback(self, model: str, asked: Rollback) -> Second[Any] | None:
         """The previous version; None if it has been rolled back to already."""
