@@ -110,6 +110,26 @@ SWAPS: Final = ("load", "unload", "promote", "rollback")
 SWAP_RESULTS: Final = ("done", "refused")
 """What became of it; a refused one changed nothing."""
 
+REFUSAL_CAUSES: Final = (
+    "invalid",
+    "unknown",
+    "conflict",
+    "contract",
+    "memory",
+    "series",
+    "corrupt",
+    "features",
+    "golden",
+    "gate",
+    "workers",
+    "disk",
+    "other",
+)
+"""Why an operator's call was refused: what it asks for is not possible, not there, or not now;
+callers of the live version would break; there is no room in memory, or on the metrics page; the
+bundle is not what was packed, is bound to other features, does not replay its golden rows, or gave
+no verdict (it crashed, hung, or used more than it may); workers, or the disk, did not take it."""
+
 WORKER_STATES: Final = ("starting", "ready", "leaving")
 """Of a worker process: it opens its bundles; takes connections; gives them to others and ends."""
 

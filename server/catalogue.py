@@ -341,6 +341,12 @@ SWAPS: Final = Metric(
     labels=("swap", "result"),
     help="Calls to load, unload, promote or roll back, by what became of them.",
 )
+SWAP_REFUSALS: Final = Metric(
+    name="keelmark_swap_refusals_total",
+    kind="counter",
+    labels=("cause",),
+    help="Such calls that were refused, by why.",
+)
 SWAP_DURATION: Final = Metric(
     name="keelmark_swap_duration_seconds",
     kind="histogram",
@@ -432,7 +438,7 @@ WORKER_CPU: Final = Metric(
 OF_WORKERS: Final = (WORKERS, WORKERS_REPLACED, WORKER_CONNECTIONS, WORKER_MEMORY, WORKER_CPU)
 """Only where there are workers."""
 
-OF_SWAPS: Final = (GENERATION, SWAPS, SWAP_DURATION, RELEASE_STALL)
+OF_SWAPS: Final = (GENERATION, SWAPS, SWAP_REFUSALS, SWAP_DURATION, RELEASE_STALL)
 """Of the server as a whole."""
 
 METRICS: Final = (

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
 import uvloop
 
 from models.store import Store
@@ -29,7 +30,7 @@ from server.apps import create_app
 from server.connections import protocol_for
 from server.cpus import usable_cpus
 from server.events import EventLog
-from server.facts import read_facts
+from server.facts import read_facts, write_facts
 from server.health import Phase
 from server.lanes import with_lane
 from server.listening import bind, let_in, let_nobody_in, url_of
@@ -106,6 +107,7 @@ class Serving:
     def __init__(self, settings: Settings, folder: Path, lock: int | None = None) -> None:
         workers = worker_count(settings.workers)
         facts, tokens = read_facts(folder), Tokens(folder)
+        self._folder, self._facts, self._store = folder, facts, Store(settings.store)
         self.events = EventLog(folder)
         data = bind(settings.host, settings.port, "port")
         self._ops_socket = bind(settings.ops_host, settings.ops_port, "ops-port")
@@ -120,7 +122,7 @@ class Serving:
             self.runtime = self._port = SupervisorRuntime(
                 settings, workers, data, facts, self.events, lock=lock
             )
-        self._desk = Desk(self.runtime, folder, facts, self.events, Store(settings.store))
+        self._desk = Desk(self.runtime, folder, facts, self.events, self._store)
         guard = Guard(settings, tokens, self.events)
         ops = create_ops_app(self.runtime, guard=guard, desk=self._desk)
         usual = protocol_for(settings.max_connections, settings.max_header_bytes)
@@ -138,10 +140,20 @@ class Serving:
         self._desk.catch_up()
         facts = {"version": installed_version(), "data": self.data_url, "ops": self.ops_url}
         self.events.append("started", facts=facts)
+        await asyncio.to_thread(self._take_generations)
         await self.runtime.start()
         if isinstance(self._port, LocalPort) and self.runtime.phase is Phase.SERVING:
             self._port.start()
         await self._desk.open()
+
+    def _take_generations(self) -> None:
+        """Keeps those of the start on the disk: a server that is killed while it starts used some.
+
+        There are two tables at most for each model: with it, or after that could not be, without.
+        """
+        models = {*self._store.names(), *self._facts.slots}
+        generation = self._facts.generation + 2 * len(models)
+        write_facts(self._folder, msgspec.structs.replace(self._facts, generation=generation))
 
     async def stop(self, *, delay_seconds: float, hurry: asyncio.Event | None = None) -> None:
         """Stops gracefully: nothing that has been accepted is lost.

@@ -107,6 +107,7 @@ class SupervisorRuntime:
         self.swaps = SwapCounters()
         self.golden = Findings()
         self._pending: AnyRoutes | None = None
+        self._is_careful = False
         self._deaths = 0
         self._turn = 0
         self._retired = Retired()
@@ -249,6 +250,7 @@ class SupervisorRuntime:
             self._generation += 1  # never twice, also after one that came to nothing
             before, table = self.routes, replace(change(self.routes), generation=self._generation)
             self._pending, self._deaths, self._refusal = table, 0, None
+            self._is_careful = False
             try:
                 await self._hand_out(table)
                 await keep(table.generation)
@@ -260,7 +262,7 @@ class SupervisorRuntime:
 
     async def _hand_out(self, table: AnyRoutes) -> None:
         messages = messages_of(table, known=self.routes)
-        is_careful = self.phase is Phase.SERVING and len(messages) > 1
+        is_careful = self._is_careful = self.phase is Phase.SERVING and len(messages) > 1
 
         def is_held() -> bool:
             told = [w for w in self.fleet.workers if w.state != "starting"]
@@ -378,12 +380,13 @@ class SupervisorRuntime:
         """A worker has ended by itself.
 
         One may have been killed; two while they open bundles have died of them. Then successors are
-        not told of these.
+        not told of these. Nobody dies of a table whose bundles are open already: successors have to
+        hold it too.
         """
         if self._pending is None or holds >= self._pending.generation:
             return
         self._deaths += 1
-        if self._deaths > 1 and self.phase is Phase.SERVING:
+        if self._deaths > 1 and self._is_careful:
             self._pending = None
 
     def tell(self, kind: str, facts: dict[str, Any], who: str) -> None:

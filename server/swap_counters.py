@@ -4,7 +4,7 @@ from bisect import bisect_left
 from itertools import accumulate, chain, product
 from typing import Final
 
-from models.vocabulary import SWAP_RESULTS, SWAPS
+from models.vocabulary import REFUSAL_CAUSES, SWAP_RESULTS, SWAPS
 from server import catalogue
 from server.lines import Page, histogram_template, single
 from server.release_counters import ReleaseCounters
@@ -27,6 +27,7 @@ class SwapCounters:
     def __init__(self) -> None:
         self.releases = ReleaseCounters()
         self._results: dict[tuple[str, str], int] = dict.fromkeys(product(SWAPS, SWAP_RESULTS), 0)
+        self._causes: dict[str, int] = dict.fromkeys(REFUSAL_CAUSES, 0)
         self._buckets: dict[str, list[int]] = {swap: [0] * (len(BOUNDS) + 1) for swap in SWAPS}
         self._seconds: dict[str, float] = dict.fromkeys(SWAPS, 0.0)
 
@@ -36,9 +37,10 @@ class SwapCounters:
         self._buckets[swap][bisect_left(BOUNDS, seconds)] += 1
         self._seconds[swap] += seconds
 
-    def refused(self, swap: str) -> None:
-        """Nothing was."""
+    def refused(self, swap: str, cause: str) -> None:
+        """Nothing was; why is of `vocabulary.REFUSAL_CAUSES`."""
         self._results[swap, "refused"] += 1
+        self._causes[cause] += 1
 
     def page(self, generation: int) -> Page:
         """Their series, and the generation of the route table."""
@@ -47,8 +49,12 @@ class SwapCounters:
             f'{name}{{swap="{swap}",result="{result}"}} {count}\n'
             for (swap, result), count in self._results.items()
         )
+        refusals = catalogue.SWAP_REFUSALS.name
+        causes = "".join(
+            f'{refusals}{{cause="{cause}"}} {count}\n' for cause, count in self._causes.items()
+        )
         durations = _DURATIONS % tuple(chain.from_iterable(map(self._numbers, SWAPS)))
-        page = {name: results, catalogue.SWAP_DURATION.name: durations}
+        page = {name: results, refusals: causes, catalogue.SWAP_DURATION.name: durations}
         return page | self.releases.page() | single(catalogue.GENERATION, generation)
 
     def _numbers(self, swap: str) -> list[float]:

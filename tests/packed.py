@@ -174,6 +174,14 @@ def copied(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
 
 
+def copied_as(folder: Path, version: str) -> Path:
+    """A copy beside a bundle, which says that it is this version."""
+    copy = copied(folder, folder.parent / version)
+    manifest = json.loads((copy / MANIFEST).read_bytes())
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"version": version}))
+    return copy
+
+
 def rewritten(folder: Path, name: str, change: Callable[[bytes], bytes]) -> None:
     """Changes a file and lets the manifest say so, as somebody who knows the format would."""
     path = folder / name

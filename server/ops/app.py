@@ -94,6 +94,8 @@ def _add_operators_calls(app: FastAPI, guard: Guard, desk: Desk) -> None:
     async def refused(request: Request, error: AccessRefused | OperatorError) -> Response:
         """An error body, in the shape that all have."""
         said = {"code": error.code, "message": str(error), "request_id": _ids().decode()}
+        if isinstance(error, OperatorError):
+            said["cause"] = error.cause
         headers = {"www-authenticate": "Bearer"} if error.code == "unauthorized" else {}
         return _json({"error": said}, error.status, headers)
 

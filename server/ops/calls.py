@@ -74,8 +74,8 @@ async def called(
         yield call
     except OperatorError as error:
         if not asked.dry_run:
-            ledger.runtime.swaps.refused(swap)
-            facts = call.words | {"code": error.code, "why": str(error)}
+            ledger.runtime.swaps.refused(swap, error.cause)
+            facts = call.words | {"code": error.code, "cause": error.cause, "why": str(error)}
             _log.warning("swap_refused", model=model, who=who, **facts)
             await ledger.tell("swap_refused", who=who, model=shortened(model), facts=facts)
         raise

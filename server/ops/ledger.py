@@ -15,6 +15,7 @@ import msgspec
 from server.events import Event, EventLog
 from server.facts import StateFacts, Telling, write_facts
 from server.logs import logger
+from server.ops.causes import USUAL
 from server.runtime import Change, Runtime
 
 STATUS: Final = {
@@ -30,12 +31,19 @@ _log = logger("ledger")
 
 
 class OperatorError(Exception):
-    """A call that cannot be done as asked; nothing was changed."""
+    """A call that cannot be done as asked; nothing was changed.
 
-    def __init__(self, code: str, message: str) -> None:
+    Args:
+        code: of `vocabulary.OPS_ERROR_CODES`.
+        message: what is wrong, and what to do.
+        cause: of `vocabulary.REFUSAL_CAUSES`; None for what the code says already.
+    """
+
+    def __init__(self, code: str, message: str, cause: str | None = None) -> None:
         super().__init__(message)
         self.code: Final = code
         self.status: Final = STATUS[code]
+        self.cause: Final = cause or USUAL.get(code, "other")
 
 
 class Ledger:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from models.contract import ContractDiff, diff, read_contract
-from models.errors import BundleError, BundleNotFound, ServingError
+from models.errors import BundleError, ServingError
 from models.gate import GateReport
 from models.machine_copy import sweep
 from models.store import Store
@@ -18,6 +18,7 @@ from server.logs import logger
 from server.memory import free_bytes
 from server.opening import COPIES
 from server.ops.calls import Asked, Call, called
+from server.ops.causes import cause_of
 from server.ops.forcing import forced_ended
 from server.ops.ledger import Ledger, OperatorError
 from server.routes import AnyRoutes, Role, Second
@@ -163,16 +164,16 @@ class Swaps:
                 held, is_there = self._check_load(model, asked)
                 before = slots_of(self._runtime.routes, model)
                 done = self._outcome(call, asked.version, before, changed=not is_there)
-                if is_there or asked.dry_run:
-                    candidate = msgspec.structs.replace(
-                        before, candidate=asked.version, previous=None
-                    )
-                    return done if is_there else msgspec.structs.replace(done, after=candidate)
+                if is_there:
+                    return done
+                if asked.dry_run:
+                    return await self._tried(done)
                 self._loading[model] = asked.version
             try:
                 return await self._load(call, asked, held, done)
             finally:
                 del self._loading[model]
+                await self._sweep()  # of what was refused, or made room for it
 
     async def unload(self, model: str, asked: Unload, *, who: str) -> Swapped:
         """Empties the second slot, and waits for its memory.
@@ -216,7 +217,8 @@ class Swaps:
             self._check_golden(second)
             contract = await self._contract(before.live, model, asked.version)
             if contract is not None and contract.verdict != "compatible" and not asked.breaking:
-                raise OperatorError("conflict", _breaking(model, before.live, asked, contract))
+                said = _breaking(model, before.live, asked, contract)
+                raise OperatorError("conflict", said, "contract")
             after = Slots(live=asked.version, previous=before.live)
             done = self._outcome(call, asked.version, before, changed=True, after=after)
             done = msgspec.structs.replace(done, contract=contract)
@@ -382,6 +384,12 @@ class Swaps:
 
     # doing it
 
+    async def _tried(self, done: Swapped) -> Swapped:
+        """What a load would come to if the bundle passes."""
+        contract = await self._contract(done.before.live, done.model, done.version)
+        after = msgspec.structs.replace(done.before, candidate=done.version, previous=None)
+        return msgspec.structs.replace(done, after=after, contract=contract)
+
     async def _load(
         self, call: Call, asked: Load, held: Second[Any] | None, done: Swapped
     ) -> Swapped:
@@ -391,9 +399,9 @@ class Swaps:
         try:
             route, report = await self._runtime.prepare(model, version)
         except Exception as error:
-            is_gone = isinstance(error, BundleNotFound)
-            code = "unknown_version" if is_gone else "bundle_refused"
-            raise OperatorError(code, _said(error)) from error
+            cause = cause_of(error)
+            code = "unknown_version" if cause == "unknown" else "bundle_refused"
+            raise OperatorError(code, _said(error), cause) from error
         async with self._ledger.changing:
             routes = self._runtime.routes
             if routes.second.get(model) is not held or self._runtime.phase is not Phase.SERVING:
@@ -432,6 +440,7 @@ class Swaps:
                 f"verifying {model}/{version} may take {needed >> 20} MB of memory, and "
                 f"{free >> 20} MB are free; unload what is not needed, or load it where there is "
                 "more",
+                "memory",
             )
 
     async def _contract(self, live: str | None, model: str, version: str) -> ContractShown | None:
@@ -484,12 +493,13 @@ class Swaps:
         try:
             await self._ledger.publish(change, *tellings, began=call.began, slots=slots, **facts)
         except ServingError as error:
-            raise OperatorError("bundle_refused", str(error)) from error
+            raise OperatorError("bundle_refused", str(error), cause_of(error)) from error
         except OSError as error:
             raise OperatorError(
                 "conflict",
                 f"the state folder did not take it ({error.strerror}), and nothing was changed; "
                 "make room there, and ask again",
+                "disk",
             ) from error
         self._runtime.swaps.done(call.swap, time.monotonic() - call.began)
         _log.info(kind, model=call.model, who=call.who, version=done.version)
