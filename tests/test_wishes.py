@@ -30,7 +30,8 @@ def look(**given: Any) -> Look:
 def deploying(**given: Any) -> Deploying:
     """Ours of 8, for this wish, that goes on, but for what is given."""
     usual: dict[str, Any] = {"id": "d", "version": "8", "by": "server", "is_over": False}
-    return Deploying(**(usual | {"is_ours": True, "is_of_wish": True} | given))
+    ours: dict[str, Any] = {"is_ours": True, "is_of_wish": True}
+    return Deploying(**(usual | ours | given))
 
 
 LOOKS: dict[str, tuple[Look, str]] = {

@@ -87,7 +87,6 @@ class Follower:
         self._path: Path = ledger.folder / FOLLOWED
         self._heeded: Keep = {}
         self._standing: dict[str, WishStatus] = {}
-        self._waits: dict[str, tuple[int, int]] = {}
         self._told: dict[str, tuple[int | None, str]] = {}
         self._keeping = asyncio.Lock()
         self._seldom = Seldom(SELDOM_SECONDS)
@@ -164,7 +163,7 @@ class Follower:
             self._forget(model)
             return False
         look = await self._looked(model, wish)
-        step, generation = next_step(look), self._runtime.routes.generation
+        step = next_step(look)
         if step.do == "rest":
             await self._rest(model, wish, step.why)
         elif step.do == "settle":
@@ -176,22 +175,20 @@ class Follower:
         elif step.do == "fail":
             ended = look.deploy.id if look.deploy is not None else ""
             await self._settle(model, wish, "failed", step.why, look.mark, ended)
-        elif self._waits.get(model) != (wish.revision, generation):
+        else:
             return await self._move(model, step.do, look)
         return False
 
     async def _move(self, model: str, do: Move, look: Look) -> bool:
         """Changes something; whether it could be done."""
-        wish, generation = look.wish, self._runtime.routes.generation
-        self._stands(model, wish, "moving")
+        wish = look.wish
         self._moving = model
         try:
             await self._doing(do)(model, wish, look)
         except OperatorError as error:
             if self._closing.is_set() or self._runtime.phase is not Phase.SERVING:
                 return False
-            if error.cause == "conflict":  # until something else has changed
-                self._waits[model] = wish.revision, generation
+            if error.cause == "conflict":  # the next look tries it again
                 await self._wait(model, wish, str(error))
             else:
                 await self._settle(model, wish, "failed", str(error), look.mark)
@@ -250,15 +247,18 @@ class Follower:
                 "--breaking` make it live",
                 "contract",
             )
+        self._stands(model, wish, "moving")
         await self._keep(model, brought=wish.live)
         await self._swaps.load(model, asked, who=OURSELVES)
 
     async def _promote(self, model: str, wish: LiveWish, look: Look) -> None:
+        self._stands(model, wish, "moving")
         generation = self._runtime.routes.generation
         asked = Promote(version=wish.live, reason=_reason(wish), if_generation=generation)
         await self._swaps.promote(model, asked, who=OURSELVES)
 
     async def _rollback(self, model: str, wish: LiveWish, look: Look) -> None:
+        self._stands(model, wish, "moving")
         generation = self._runtime.routes.generation
         asked = Rollback(reason=_reason(wish), if_generation=generation)
         await self._swaps.rollback(model, asked, who=OURSELVES)
@@ -272,6 +272,9 @@ class Follower:
     async def _deploy(self, model: str, wish: LiveWish, look: Look) -> None:
         assert self._plan is not None
         asked = msgspec.structs.replace(self._plan, version=wish.live, reason=_reason(wish))
+        tried = msgspec.structs.replace(asked, dry_run=True)
+        await self._deploys.start(model, tried, who=OURSELVES)  # what is refused so is no event
+        self._stands(model, wish, "moving")
         await self._keep(model, brought=wish.live)
         await self._deploys.start(model, asked, who=OURSELVES)
 
