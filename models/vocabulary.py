@@ -86,14 +86,15 @@ EVENT_KINDS: Final = (
     "swap_refused",
     "selftest_failed",
     "selftest_passed",
+    "selftest_set",
     "batching_off",
 )
 """What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
 longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out.
 `loaded`, `unloaded`: a bundle came into a model's second slot, or left it. `selftest_failed`,
 `selftest_passed`: a golden row differed twice in a row in a process that has the bundle; all were
-good again. `batching_off`: batches have other bits than single rows on this machine, and are not
-made."""
+good again. `selftest_set`: an operator said what follows from that. `batching_off`: batches have
+other bits than single rows on this machine, and are not made."""
 
 GOLDEN_RESULTS: Final = ("same", "different")
 """What came of a golden row that was put to a bundle while it serves, beside what is expected."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from server.settings import SettingsError
+from server.settings import SelftestAction, SettingsError
 
 FACTS: Final = "facts.json"
 
@@ -31,6 +31,22 @@ class ForcedFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     at: str
     reason: str
     expires: float | None = None
+
+
+class SelftestFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An operator's word on what follows where a version's self-test fails.
+
+    Attributes:
+        version: of the bundle it was said of; it ends with it.
+        action: of `vocabulary.SELFTEST_ACTIONS`.
+        by, at, reason: who, when (ISO 8601, UTC), why.
+    """
+
+    version: str
+    action: SelftestAction
+    by: str
+    at: str
+    reason: str
 
 
 class SecondFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,6 +100,7 @@ class StateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
     forced: dict[str, ForcedFact] = {}
     slots: dict[str, SlotsFact] = {}
+    selftests: dict[str, SelftestFact] = {}
     events: tuple[Telling, ...] = ()
 
     def forced_rung(
@@ -94,6 +111,11 @@ class StateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if fact is None or fact.version != version:
             return None
         return None if fact.expires is not None and fact.expires <= now else fact.rung
+
+    def selftest_action(self, model: str, version: str) -> SelftestAction | None:
+        """What an operator said of this version, if anything."""
+        fact = self.selftests.get(model)
+        return None if fact is None or fact.version != version else fact.action
 
 
 NO_FACTS: Final = StateFacts()

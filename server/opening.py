@@ -24,7 +24,7 @@ from server.protocols.predict import AnswerWriter
 from server.regions import Counter, Region
 from server.routes import Named, Route
 from server.series import Facts, ModelSeries
-from server.settings import MOST_DEADLINE_MS, Settings, SettingsError
+from server.settings import MOST_DEADLINE_MS, SelftestAction, Settings, SettingsError
 from server.shadow_counters import ShadowCounter
 from server.standing import Notice
 from server.warm_up import warm_up
@@ -143,8 +143,13 @@ def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
         route,
         forced=forced,
         deadline_ns=deadline_ns_of(route.bundle, settings),
-        on_selftest=settings.selftest_action,
+        on_selftest=selftest_action(route.bundle, settings, facts),
     )
+
+
+def selftest_action(bundle: Named, settings: Settings, facts: StateFacts) -> SelftestAction:
+    """What follows where a bundle's self-test fails: an operator's word, else the setting."""
+    return facts.selftest_action(bundle.name, bundle.version) or settings.selftest_action
 
 
 def forced_rung(bundle: Named, settings: Settings, facts: StateFacts) -> Forced | None:

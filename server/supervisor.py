@@ -28,7 +28,7 @@ from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import PATHS, HttpCounters
 from server.leaving import Leaving
 from server.logs import logger
-from server.opening import forced_rung
+from server.opening import forced_rung, selftest_action
 from server.regions import fold
 from server.retired import Retired
 from server.routes import AnyRoutes, Routes, shares_of, slot_of
@@ -306,7 +306,8 @@ class SupervisorRuntime:
             self.discard(route)
             raise
         await tell_if_not_batched(route, report, self._tell_of_model)
-        return Prepared(replace(route, on_selftest=self._settings.selftest_action), report)
+        action = selftest_action(route.bundle, self._settings, facts)
+        return Prepared(replace(route, on_selftest=action), report)
 
     def discard(self, route: SharedRoute) -> None:
         """Lets a prepared route go that nobody has tried to publish."""

@@ -40,6 +40,11 @@ ROUTES: dict[tuple[str, str], Row] = {
     ("POST", "/models/{model}/force-fallback"): Row(
         "operator", "/models/tiny/force-fallback", FORCE
     ),
+    ("POST", "/models/{model}/selftest"): Row(
+        "operator",
+        "/models/tiny/selftest",
+        {"version": "1", "action": "report", "reason": "a test"},
+    ),
     ("POST", "/models/{model}/load"): Row("operator", "/models/tiny/load", {"version": "2"}),
     ("POST", "/models/{model}/unload"): Row("operator", "/models/tiny/unload", {"version": "2"}),
     ("POST", "/models/{model}/promote"): Row("operator", "/models/tiny/promote", {"version": "2"}),

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models.bundle import Bundle
 from models.gate import run_gate
 from models.store import Store
+from server.cli import main
 from server.cost import curve
 from server.findings import Finding, Findings
 from server.opening import make_route
@@ -203,6 +204,49 @@ def test_spoilt_memory_is_found_and_lower_rungs_answer_until_it_is_good_again(
     assert "output 'value' is" in event.facts["got"]
     assert event.facts["got"] != event.facts["expected"]
     assert server.metric("keelmark_golden_rows_total", more=',result="different"') >= 2
+
+
+def test_an_operator_may_let_the_model_answer_all_the_same(server: Watched):
+    with Spoiling(server.pids()[0]):
+        wait_until(lambda: server.metric("keelmark_golden_failing") == 1)
+        body = {"version": "1", "action": "report", "reason": "it is known"}
+        assert server.do("selftest", **body, dry_run=True)["changed"]
+        assert ("rules", "selftest") in server.served_by()
+        since = Since(server.state)
+        said = server.do("selftest", **body)
+        assert (said["before"], said["after"], said["changed"]) == ("fallback", "report", True)
+        assert "golden row" in said["found"]
+        assert server.served_by() == {("model", "")}
+        assert not server.do("selftest", **body)["changed"]
+        (event,) = since("selftest_set")
+        assert (event.before, event.after) == ("fallback", "report")
+        assert event.facts["reason"] == "it is known"
+        server.do("selftest", **body | {"action": "fallback"})
+        assert ("rules", "selftest") in server.served_by()
+    wait_until(lambda: server.metric("keelmark_golden_failing") == 0)
+    refused = server.ask(f"/models/{NAME}/selftest", body | {"version": "9"})
+    assert refused.error["code"] == "unknown_version"
+
+
+def test_what_an_operator_said_survives_a_restart(
+    packed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    with server_over(packed, tmp_path) as client:
+        where = ["--server", f"http://127.0.0.1:{client.ops_port}", "--state-dir", str(tmp_path)]
+        words = ["keelmark", "selftest", NAME, "1", "report", "--reason", "it is known", *where]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (0, None)
+        printed = capsys.readouterr().out
+        assert "a failing self-test does report (before: fallback)" in printed
+        assert "all golden rows are good" in printed
+    with server_over(packed, tmp_path) as client:
+        asked = {"version": "1", "action": "report", "reason": "once more"}
+        assert not Watched(client, tmp_path).do("selftest", **asked)["changed"]
 
 
 def test_a_candidate_that_fails_is_not_promoted(server: Watched):

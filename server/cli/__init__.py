@@ -19,6 +19,7 @@ from server.cli import (
     inspect,
     predict,
     publish,
+    selftest,
     serve,
     status,
     swaps,
@@ -55,6 +56,7 @@ app.command()(swaps.promote)
 app.command()(swaps.rollback)
 app.command()(swaps.unload)
 app.command()(force_fallback.force_fallback)
+app.command()(selftest.selftest)
 app.command()(events.events)
 app.add_typer(token.app, name="token")
 app.add_typer(workers.app, name="workers")

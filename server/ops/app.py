@@ -14,6 +14,7 @@ from server.ops.access import AccessRefused, Guard
 from server.ops.desk import Desk, ReplaceWorkers
 from server.ops.forcing import ForceFallback
 from server.ops.ledger import OperatorError
+from server.ops.selftesting import SetSelftest
 from server.ops.status import status_of
 from server.ops.swaps import Load, Promote, Rollback, Unload
 from server.prediction_ids import PredictionIds
@@ -23,7 +24,7 @@ from server.tokens import Token
 NO_SUCH_PATH: Final = (
     "nothing is served at this path; there are GET /metrics, GET /health/live, GET /health/ready "
     "and GET /health/startup for everybody, GET /status and GET /events with a viewer's token, and "
-    "POST /models/{model}/load, unload, promote, rollback and force-fallback and POST "
+    "POST /models/{model}/load, unload, promote, rollback, selftest and force-fallback and POST "
     "/workers/replace with an operator's. Predictions are on the data port."
 )
 LARGEST_BODY_BYTES: Final = 65_536
@@ -71,6 +72,7 @@ def create_ops_app(
     if guard is not None and desk is not None:
         _add_viewers_pages(app, runtime, guard, desk)
         _add_operators_calls(app, guard, desk)
+        _add_calls_of_rungs(app, guard, desk)
     return app
 
 
@@ -109,14 +111,6 @@ def _add_operators_calls(app: FastAPI, guard: Guard, desk: Desk) -> None:
 
     app.add_exception_handler(RequestValidationError, wrong)  # pyright: ignore[reportArgumentType]
 
-    @app.post("/models/{model}/force-fallback")
-    async def force_fallback(
-        model: str, request: Request, token: Annotated[Token, operator]
-    ) -> Response:
-        """Sends the model's rows to a lower rung, or no longer."""
-        asked = await _body_of(request, ForceFallback)
-        return _json(await desk.forcing.force(model, asked, who=token.name))
-
     @app.post("/models/{model}/load")
     async def load(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
         """Examines a version and opens it beside the live one; answers when that is done."""
@@ -146,6 +140,24 @@ def _add_operators_calls(app: FastAPI, guard: Guard, desk: Desk) -> None:
         """Puts a new process into the place of each worker; answers when that is done."""
         asked = await _body_of(request, ReplaceWorkers)
         return _json(await desk.replace_workers(asked, who=token.name))
+
+
+def _add_calls_of_rungs(app: FastAPI, guard: Guard, desk: Desk) -> None:
+    operator = Depends(guard.needs("operator"))
+
+    @app.post("/models/{model}/force-fallback")
+    async def force_fallback(
+        model: str, request: Request, token: Annotated[Token, operator]
+    ) -> Response:
+        """Sends the model's rows to a lower rung, or no longer."""
+        asked = await _body_of(request, ForceFallback)
+        return _json(await desk.forcing.force(model, asked, who=token.name))
+
+    @app.post("/models/{model}/selftest")
+    async def selftest(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Says what follows where the self-test of a version fails."""
+        asked = await _body_of(request, SetSelftest)
+        return _json(await desk.selftesting.set(model, asked, who=token.name))
 
 
 _ids = PredictionIds().next

@@ -16,6 +16,7 @@ from server.events import EventLog
 from server.facts import StateFacts
 from server.ops.forcing import Forcing
 from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
+from server.ops.selftesting import Selftesting
 from server.ops.swaps import Swaps
 from server.runtime import CannotReplace, Runtime
 
@@ -45,6 +46,7 @@ class Desk:
 
     Attributes:
         forcing: takes the calls that force a lower rung.
+        selftesting: takes the calls that say what follows where a self-test fails.
         swaps: takes those that change which bundle answers.
     """
 
@@ -62,6 +64,7 @@ class Desk:
         self._runtime = runtime
         self._ledger = Ledger(runtime, folder, facts, events)
         self.forcing: Final = Forcing(self._ledger, now=now)
+        self.selftesting: Final = Selftesting(self._ledger)
         self.swaps: Final = Swaps(self._ledger, store)
 
     @property
@@ -76,6 +79,7 @@ class Desk:
     async def open(self) -> None:
         """Takes up what was said before a restart, now that the models are open."""
         await self.forcing.open()
+        await self.selftesting.open()
         await self.swaps.open()
 
     def close(self) -> None:

@@ -366,6 +366,7 @@ class Swaps:
                 "conflict",
                 f"the self-test of {bundle.name}/{bundle.version} fails: {finding.sentence}. "
                 "Unload it and load it again, so that it is examined and opened anew",
+                "golden",
             )
 
     def _check_rollback(self, model: str, asked: Rollback) -> Second[Any] | None:
