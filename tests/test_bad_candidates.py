@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -39,16 +38,6 @@ FULL, PLAIN = "full", "plain"
 """Versions that candidates are made of: with every rung, and with the model alone."""
 CPU_SECONDS = 2
 ROUNDS = int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "5"))
-
-
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
 
 
 @pytest.fixture(scope="module")

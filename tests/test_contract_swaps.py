@@ -2,7 +2,6 @@
 # ruff: noqa: E501  (the table has one change a line)
 
 import json
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,6 @@ from tests.swapping import Swapping
 
 NAME = "trips"
 Edit = Callable[[Path], None]
-
-
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,7 @@ from typing import Any, Self
 
 import pytest
 
-from models.errors import GateFailed
 from models.store import Store
-from server import opening
 from server.cli.ops_client import NotRunning, ServerSaysNo, call
 from server.events import events_in
 from server.facts import read_facts
@@ -31,8 +29,9 @@ from server.series import Facts, ModelSeries
 from server.supervisor import SupervisorRuntime
 from tests.counters import small_layout
 from tests.in_thread import Client, Response, post, server_over
-from tests.operating import Since, ask, bearer
+from tests.operating import Since, ask
 from tests.serving import serving
+from tests.swapping import Swapping
 from tests.three import NAME, answer_of, pack_three, record, version_of
 from tests.tiny import pack_tiny
 from tests.workers import wait_until
@@ -51,66 +50,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
-
-
-class Swapped:
-    """A server, and short ways to ask for swaps."""
+class Swapped(Swapping):
+    """A server of versions whose answers tell which they are."""
 
     def __init__(self, client: Client, state: Path) -> None:
-        self.client = client
-        self.state = state
-        self._operator = bearer(state, "operator")
-
-    def ask(self, swap: str, **body: Any) -> Response:
-        """A call, whatever comes of it."""
-        return ask(self.client, f"/models/{NAME}/{swap}", body, authorization=self._operator)
-
-    def do(self, swap: str, **body: Any) -> Any:
-        """A call that is not refused."""
-        answer = self.ask(swap, **body)
-        assert answer.status == 200, answer.body
-        return answer.json
-
-    def refused(self, swap: str, code: str, **body: Any) -> str:
-        """A call that is refused; gives its message."""
-        answer = self.ask(swap, **body)
-        assert answer.error["code"] == code, answer.body
-        return answer.error["message"]
-
-    def slots(self) -> tuple[str | None, str | None, str | None]:
-        """Live, candidate and previous version, as status has them."""
-        answer = ask(self.client, "/status", authorization=self._operator)
-        (model,) = answer.json["models"]
-        second = model["second"] or {"slot": None, "version": None}
-        found = {second["slot"]: second["version"]}
-        return model["version"], found.get("candidate"), found.get("previous")
+        super().__init__(client, state, NAME)
 
     def answers(self, y: int = 1, query: str = "") -> int | None:
         """The version that answers, by what it answers."""
-        return version_of(predict(self.client, record(y), query).json["prediction"], y)
-
-    def clear(self) -> None:
-        """Version 1 live, and nothing beside it."""
-        live, candidate, previous = self.slots()
-        if live != "1":
-            if previous == "1":
-                self.do("rollback")
-            else:
-                if candidate or previous:
-                    self.do("unload", version=candidate or previous)
-                self.do("load", version="1")
-                self.do("promote", version="1", breaking=True)
-        _, candidate, previous = self.slots()
-        if candidate or previous:
-            assert self.do("unload", version=candidate or previous)["released"]
+        return version_of(self.predict(record(y), query).json["prediction"], y)
 
 
 def predict(client: Client, value: Any, query: str = "") -> Response:
@@ -276,7 +224,7 @@ def test_two_operators_at_once_get_an_order_or_a_refusal(server: Swapped):
 def test_what_an_operator_forced_ends_with_the_version(server: Swapped):
     server.do("load", version="2")
     body = {"rung": "rules", "reason": "a test"}
-    operator = server._operator
+    operator = server.operator
     ask(server.client, f"/models/{NAME}/force-fallback", body, authorization=operator)
     assert predict(server.client, record()).json["served_by"] == "rules"
     server.do("promote", version="2")
@@ -284,63 +232,6 @@ def test_what_an_operator_forced_ends_with_the_version(server: Swapped):
     server.do("rollback")
     assert predict(server.client, record()).json["served_by"] == "model"
     assert read_facts(server.state).forced == {}
-
-
-# candidates that are no good
-
-
-def half_copied(folder: Path) -> None:
-    path = folder / "golden.json"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def without_a_file(folder: Path) -> None:
-    (folder / "model.onnx").unlink()
-
-
-SPOILT = {
-    "half copied": (half_copied, "golden.json is truncated"),
-    "without a file": (without_a_file, "model.onnx"),
-    "misnamed": (None, "says that it is"),
-}
-
-
-@pytest.mark.parametrize("how", SPOILT)
-def test_a_spoilt_candidate_changes_nothing(server: Swapped, store: Path, how: str):
-    spoil, words = SPOILT[how]
-    version = how.replace(" ", "-")
-    shutil.copytree(store / NAME / "2", store / NAME / version)
-    if spoil is not None:
-        spoil(store / NAME / version)
-    since = Since(server.state)
-    assert words in server.refused("load", "bundle_refused", version=version)
-    (event,) = since("swap_refused")
-    assert words in event.facts["why"]
-    assert (server.slots(), server.answers()) == (("1", None, None), 1)
-
-
-FAILURES = {
-    "crashes": "it was ended by SIGSEGV",
-    "hangs": "it was still busy after 120 s",
-    "eats memory": "the bundle needs more memory than its gate allows",
-}
-
-
-@pytest.mark.parametrize("how", FAILURES)
-def test_a_candidate_whose_process_does_not_come_through_changes_nothing(
-    server: Swapped, monkeypatch: pytest.MonkeyPatch, how: str
-):
-    """What the verifying process does of itself is tested with the gate."""
-
-    def fails(*_: Any, **__: Any) -> None:
-        raise GateFailed(FAILURES[how])
-
-    monkeypatch.setattr(opening, "run_gate", fails)
-    since = Since(server.state)
-    assert server.refused("load", "bundle_refused", version="2") == FAILURES[how]
-    (event,) = since("swap_refused")
-    assert event.facts["why"] == FAILURES[how]
-    assert (server.slots(), server.answers()) == (("1", None, None), 1)
 
 
 # under load
@@ -424,7 +315,7 @@ def test_promote_returns_when_every_worker_has_the_table(server: Swapped, worker
     if workers == 1:
         pytest.skip("there are no workers")
     server.do("load", version="2")
-    answer = ask(server.client, "/status", authorization=server._operator)
+    answer = ask(server.client, "/status", authorization=server.operator)
     stopped = answer.json["workers"][0]["pid"]
     with contextlib.ExitStack() as stack:
         kept = [stack.enter_context(server.client.connect()) for _ in range(4)]
