@@ -84,6 +84,8 @@ EVENT_KINDS: Final = (
     "promoted",
     "rolled_back",
     "swap_refused",
+    "canary_changed",
+    "shadow_changed",
     "selftest_failed",
     "selftest_passed",
     "selftest_set",
@@ -91,7 +93,8 @@ EVENT_KINDS: Final = (
 )
 """What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
 longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out.
-`loaded`, `unloaded`: a bundle came into a model's second slot, or left it. `selftest_failed`,
+`loaded`, `unloaded`: a bundle came into a model's second slot, or left it. `canary_changed`,
+`shadow_changed`: a candidate gets another share of its model's requests. `selftest_failed`,
 `selftest_passed`: a golden row differed twice in a row in a process that has the bundle; all were
 good again. `selftest_set`: an operator said what follows from that. `batching_off`: batches have
 other bits than single rows on this machine, and are not made."""
@@ -105,7 +108,7 @@ SELFTEST_ACTIONS: Final = ("fallback", "report")
 SLOTS: Final = ("live", "candidate", "previous")
 """What a loaded bundle is to its model: it answers; it may be promoted; it was live before."""
 
-SWAPS: Final = ("load", "unload", "promote", "rollback")
+SWAPS: Final = ("load", "unload", "promote", "rollback", "canary", "shadow")
 """What operators do with the two slots of a model."""
 
 SWAP_RESULTS: Final = ("done", "refused")

@@ -49,6 +49,12 @@ ROUTES: dict[tuple[str, str], Row] = {
     ("POST", "/models/{model}/unload"): Row("operator", "/models/tiny/unload", {"version": "2"}),
     ("POST", "/models/{model}/promote"): Row("operator", "/models/tiny/promote", {"version": "2"}),
     ("POST", "/models/{model}/rollback"): Row("operator", "/models/tiny/rollback", {}),
+    ("POST", "/models/{model}/canary"): Row(
+        "operator", "/models/tiny/canary", {"version": "2", "share": 0.5}
+    ),
+    ("POST", "/models/{model}/shadow"): Row(
+        "operator", "/models/tiny/shadow", {"version": "2", "share": 0.5}
+    ),
     ("POST", "/workers/replace"): Row("operator", "/workers/replace", {}),
 }
 GUARDED = [route for route, row in ROUTES.items() if row.access != "open"]

@@ -24,6 +24,7 @@ from server.cli import (
     status,
     swaps,
     token,
+    trials,
     verify,
     workers,
 )
@@ -55,6 +56,8 @@ app.command()(swaps.load)
 app.command()(swaps.promote)
 app.command()(swaps.rollback)
 app.command()(swaps.unload)
+app.command()(trials.shadow)
+app.command()(trials.canary)
 app.command()(force_fallback.force_fallback)
 app.command()(selftest.selftest)
 app.command()(events.events)

@@ -5,6 +5,7 @@ from typing import Any
 from server.cli.bundles import AsJson
 from server.cli.ops_client import OpsUrl, StateDir, call
 from server.cli.show import out, say_json, table
+from server.cli.trials import shares_shown
 
 
 def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson = False) -> None:
@@ -52,5 +53,7 @@ def _row(model: dict[str, Any]) -> tuple[Any, ...]:
     answers = model["forced"] or ("model" if model["state"] == "live" else None)
     second = model["second"]
     beside = None if second is None else f"{second['version']} ({second['slot']})"
+    if second is not None and (second["canary"] or second["shadow"]):
+        beside = f"{beside}, {shares_shown(second)}"
     shown = model["model"], model["version"], model["state"], model["breaker"]
     return *shown, answers, beside, why

@@ -17,6 +17,7 @@ from server.ops.ledger import OperatorError
 from server.ops.selftesting import SetSelftest
 from server.ops.status import status_of
 from server.ops.swaps import Load, Promote, Rollback, Unload
+from server.ops.trials import Canary, Shadow
 from server.prediction_ids import PredictionIds
 from server.runtime import Runtime
 from server.tokens import Token
@@ -24,8 +25,8 @@ from server.tokens import Token
 NO_SUCH_PATH: Final = (
     "nothing is served at this path; there are GET /metrics, GET /health/live, GET /health/ready "
     "and GET /health/startup for everybody, GET /status and GET /events with a viewer's token, and "
-    "POST /models/{model}/load, unload, promote, rollback, selftest and force-fallback and POST "
-    "/workers/replace with an operator's. Predictions are on the data port."
+    "POST /models/{model}/load, unload, promote, rollback, canary, shadow, selftest and "
+    "force-fallback and POST /workers/replace with an operator's. Predictions are on the data port."
 )
 LARGEST_BODY_BYTES: Final = 65_536
 MOST_EVENTS: Final = 1_000
@@ -72,6 +73,7 @@ def create_ops_app(
     if guard is not None and desk is not None:
         _add_viewers_pages(app, runtime, guard, desk)
         _add_operators_calls(app, guard, desk)
+        _add_calls_of_trials(app, guard, desk)
         _add_calls_of_rungs(app, guard, desk)
     return app
 
@@ -158,6 +160,22 @@ def _add_calls_of_rungs(app: FastAPI, guard: Guard, desk: Desk) -> None:
         """Says what follows where the self-test of a version fails."""
         asked = await _body_of(request, SetSelftest)
         return _json(await desk.selftesting.set(model, asked, who=token.name))
+
+
+def _add_calls_of_trials(app: FastAPI, guard: Guard, desk: Desk) -> None:
+    operator = Depends(guard.needs("operator"))
+
+    @app.post("/models/{model}/canary")
+    async def canary(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Lets the candidate answer a share of the model's callers."""
+        asked = await _body_of(request, Canary)
+        return _json(await desk.swaps.canary(model, asked, who=token.name))
+
+    @app.post("/models/{model}/shadow")
+    async def shadow(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Gives the candidate copies of a share of the requests."""
+        asked = await _body_of(request, Shadow)
+        return _json(await desk.swaps.shadow(model, asked, who=token.name))
 
 
 _ids = PredictionIds().next

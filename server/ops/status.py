@@ -40,11 +40,16 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SecondStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's second slot holds; `was_live` if it was rolled back from."""
+    """What a model's second slot holds; `was_live` if it was rolled back from.
+
+    `canary` and `shadow` are its shares of the requests, from 0 to 1.
+    """
 
     version: str
     slot: str
     was_live: bool
+    canary: float
+    shadow: float
     digest: str
     breaker: str
 
@@ -168,6 +173,8 @@ def _second(second: Second[Any] | None) -> SecondStatus | None:
         version=second.version,
         slot=second.role,
         was_live=second.was_live,
+        canary=second.canary,
+        shadow=second.shadow,
         digest=second.route.bundle.digest,
         breaker=second.route.breaker.state,
     )

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from models.contract import ContractDiff, diff, read_contract
-from models.errors import BundleError, ServingError
+from models.errors import ServingError
 from models.gate import GateReport
 from models.machine_copy import sweep
 from models.store import Store
@@ -19,8 +18,10 @@ from server.memory import free_bytes
 from server.opening import COPIES
 from server.ops.calls import Asked, Call, called
 from server.ops.causes import cause_of
+from server.ops.contracts import ContractShown, check_contract, contract_of
 from server.ops.forcing import forced_ended
 from server.ops.ledger import Ledger, OperatorError
+from server.ops.trials import Canary, Shadow, TrialChanged, Trials
 from server.routes import AnyRoutes, Role, Second
 from server.runtime import Change
 from server.settings import SettingsError
@@ -31,8 +32,6 @@ MEMORY_RATIO: Final = 25
 RELEASE_SECONDS: Final = 5.0
 """So long an unload waits for requests that hold the bundle; it is let go of when they end."""
 ENDED: Final = "it ended with its version"
-MOST_CHANGES: Final = 20
-"""Changes of a contract that an answer and an event name."""
 
 _log = logger("swaps")
 
@@ -96,19 +95,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     copied: list[str]
 
 
-class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
-    """What callers of the live version would notice; `changes` are sentences, breaking ones first.
-
-    Attributes:
-        verdict: `compatible`, `breaking`, or `unknown` where the two cannot be compared.
-        more: changes that are not in the list.
-    """
-
-    verdict: str
-    changes: list[str]
-    more: int = 0
-
-
 class Swapped(msgspec.Struct, frozen=True, kw_only=True):
     """What a call came to; asked twice, nothing is changed the second time.
 
@@ -142,6 +128,7 @@ class Swaps:
         self._ledger = ledger
         self._runtime = ledger.runtime
         self._store = store
+        self._trials = Trials(ledger, store, self._check_known)
         self._loading: dict[str, str] = {}
         self._is_open = False
 
@@ -215,10 +202,9 @@ class Swaps:
             if second is None:
                 return self._outcome(call, asked.version, before, changed=False)
             self._check_golden(second)
-            contract = await self._contract(before.live, model, asked.version)
-            if contract is not None and contract.verdict != "compatible" and not asked.breaking:
-                said = _breaking(model, before.live, asked, contract)
-                raise OperatorError("conflict", said, "contract")
+            contract = await contract_of(self._store, model, before.live, asked.version)
+            live = before.live
+            check_contract(contract, model, live, asked.version, breaking=asked.breaking)
             after = Slots(live=asked.version, previous=before.live)
             done = self._outcome(call, asked.version, before, changed=True, after=after)
             done = msgspec.structs.replace(done, contract=contract)
@@ -252,6 +238,14 @@ class Swaps:
                 was = SecondFact(version=before.live, role="candidate", was_live=True)
             fact = SlotsFact(live=version, second=was)
             return await self._flip("rolled_back", call, done, "candidate", fact)
+
+    async def canary(self, model: str, asked: Canary, *, who: str) -> TrialChanged:
+        """Lets the candidate answer a share of the model's callers; see `Trials.canary`."""
+        return await self._trials.canary(model, asked, who=who)
+
+    async def shadow(self, model: str, asked: Shadow, *, who: str) -> TrialChanged:
+        """Gives the candidate copies of a share of the requests; see `Trials.shadow`."""
+        return await self._trials.shadow(model, asked, who=who)
 
     # what may be done
 
@@ -387,7 +381,7 @@ class Swaps:
 
     async def _tried(self, done: Swapped) -> Swapped:
         """What a load would come to if the bundle passes."""
-        contract = await self._contract(done.before.live, done.model, done.version)
+        contract = await contract_of(self._store, done.model, done.before.live, done.version)
         after = msgspec.structs.replace(done.before, candidate=done.version, previous=None)
         return msgspec.structs.replace(done, after=after, contract=contract)
 
@@ -396,7 +390,7 @@ class Swaps:
     ) -> Swapped:
         model, version = call.model, asked.version
         await asyncio.to_thread(self._check_memory, model, version)
-        contract = await self._contract(done.before.live, model, version)
+        contract = await contract_of(self._store, model, done.before.live, version)
         try:
             route, report = await self._runtime.prepare(model, version)
         except Exception as error:
@@ -443,23 +437,6 @@ class Swaps:
                 "more",
                 "memory",
             )
-
-    async def _contract(self, live: str | None, model: str, version: str) -> ContractShown | None:
-        """What callers of the live version would notice; None where there is none."""
-        if live is None:
-            return None
-        try:
-            found = await asyncio.to_thread(self._diff, model, live, version)
-        except (BundleError, OSError) as error:
-            return ContractShown(verdict="unknown", changes=[str(error)])
-        ordered = sorted(found.changes, key=lambda change: not change.breaking)
-        sentences = [change.sentence for change in ordered]
-        more = max(0, len(sentences) - MOST_CHANGES)
-        return ContractShown(verdict=found.verdict, changes=sentences[:MOST_CHANGES], more=more)
-
-    def _diff(self, model: str, old: str, new: str) -> ContractDiff:
-        folders = (self._store.folder(model, old), self._store.folder(model, new))
-        return diff(*map(read_contract, folders))
 
     async def _flip(
         self, kind: str, call: Call, done: Swapped, role: Role, fact: SlotsFact
@@ -510,7 +487,7 @@ class Swaps:
         """Takes up one second slot; where that cannot be, it is empty."""
         try:
             route, _ = await self._runtime.prepare(model, second.version)
-            held = Second(route, second.role, second.was_live)
+            held = Second(route, second.role, second.was_live, second.canary, second.shadow)
             words = {"version": second.version, "slot": second.role}
             telling = Telling(kind="model_loaded", model=model, facts=words)
             async with self._ledger.changing:
@@ -607,12 +584,3 @@ def _said(error: Exception) -> str:
 def _short(slots: Slots) -> dict[str, str]:
     """The slots that hold something."""
     return {name: text for name, text in msgspec.structs.asdict(slots).items() if text is not None}
-
-
-def _breaking(model: str, live: str | None, asked: Promote, contract: ContractShown) -> str:
-    points = "; ".join(contract.changes[:5]) + ("; …" if len(contract.changes) > 5 else "")
-    if contract.verdict == "unknown":
-        what = f"callers of {model}/{live} cannot be compared with {asked.version}: {points}"
-    else:
-        what = f"{asked.version} of {model!r} breaks callers of {live}: {points}"
-    return f"{what}. When they know of it, `--breaking` (breaking) promotes it all the same"
