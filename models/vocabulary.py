@@ -81,6 +81,7 @@ EVENT_KINDS: Final = (
     "dealer_replaced",
     "loaded",
     "unloaded",
+    "released",
     "promoted",
     "rolled_back",
     "swap_refused",
@@ -93,7 +94,8 @@ EVENT_KINDS: Final = (
 )
 """What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
 longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out.
-`loaded`, `unloaded`: a bundle came into a model's second slot, or left it. `canary_changed`,
+`loaded`, `unloaded`: a bundle came into a model's second slot, or left it. `released`: a large one
+has been let go of, or not yet. `canary_changed`,
 `shadow_changed`: a candidate gets another share of its model's requests. `selftest_failed`,
 `selftest_passed`: a golden row differed twice in a row in a process that has the bundle; all were
 good again. `selftest_set`: an operator said what follows from that. `batching_off`: batches have

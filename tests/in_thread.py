@@ -18,7 +18,7 @@ from server.runtime import InProcessRuntime
 from server.serve import LocalPort, Serving
 from server.settings import Settings
 
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)

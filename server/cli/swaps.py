@@ -138,6 +138,8 @@ def _show(done: dict[str, Any], *, dry_run: bool, as_json: bool) -> None:
         console.print(f"contract: {contract['verdict']}", markup=False)
         for sentence in contract["changes"]:
             console.print(f"- {sentence}", markup=False)
+    if done["successors"]:
+        console.print(f"{done['successors']} workers were replaced, so that none stood still")
     if done["released"] is False:
         console.print("requests still hold it; its memory comes back when they end")
 

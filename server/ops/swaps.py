@@ -14,23 +14,19 @@ from models.store import Store
 from server.facts import SecondFact, SlotsFact, Telling
 from server.health import Phase
 from server.logs import logger
-from server.memory import free_bytes
 from server.opening import COPIES
 from server.ops.calls import Asked, Call, called
 from server.ops.causes import cause_of
 from server.ops.contracts import ContractShown, check_contract, contract_of
 from server.ops.forcing import forced_ended
 from server.ops.ledger import Ledger, OperatorError
+from server.ops.release import freed
 from server.ops.trials import Canary, Shadow, TrialChanged, Trials
+from server.room import NoRoom, check_before
 from server.routes import AnyRoutes, Role, Second
 from server.runtime import Change
 from server.settings import SettingsError
 
-MEMORY_BYTES: Final = 64 << 20
-MEMORY_RATIO: Final = 25
-"""What the verifying process takes at its peak: so much, and so many times the model's file."""
-RELEASE_SECONDS: Final = 5.0
-"""So long an unload waits for requests that hold the bundle; it is let go of when they end."""
 ENDED: Final = "it ended with its version"
 
 _log = logger("swaps")
@@ -101,6 +97,8 @@ class Swapped(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         version: that it was about.
         released: of an unload, whether its memory has been given back by now.
+        stall_seconds: for which a process stood still to let go of it; None where none did.
+        successors: of workers that were replaced instead; None for other calls than an unload.
     """
 
     swap: str
@@ -114,6 +112,8 @@ class Swapped(msgspec.Struct, frozen=True, kw_only=True):
     measured: Measured | None = None
     contract: ContractShown | None = None
     released: bool | None = None
+    stall_seconds: float | None = None
+    successors: int | None = None
 
 
 class Swaps:
@@ -176,6 +176,8 @@ class Swaps:
                 done = self._outcome(call, asked.version, before, changed=is_there, after=after)
                 if asked.dry_run or not is_there:
                     return done
+                since = self._runtime.swaps.releases.now
+                is_heavy = self._runtime.is_heavy(self._runtime.routes.second[model].route)
                 done = await self._publish(
                     "unloaded",
                     call,
@@ -183,9 +185,9 @@ class Swaps:
                     lambda table: table.without_second(model),
                     self._slots(model, None),
                 )
-            released = await self._runtime.settled(RELEASE_SECONDS)
+            told = await freed(self._ledger, call, since, is_heavy=is_heavy)
             await self._sweep()
-            return msgspec.structs.replace(done, released=released)
+            return msgspec.structs.replace(done, **told._asdict())
 
     async def promote(self, model: str, asked: Promote, *, who: str) -> Swapped:
         """Makes the candidate live: every request that begins after it returns is answered by it.
@@ -389,10 +391,13 @@ class Swaps:
         self, call: Call, asked: Load, held: Second[Any] | None, done: Swapped
     ) -> Swapped:
         model, version = call.model, asked.version
-        await asyncio.to_thread(self._check_memory, model, version)
         contract = await contract_of(self._store, model, done.before.live, version)
         try:
+            folder = self._store.folder(model, version)
+            await asyncio.to_thread(check_before, folder, f"{model}/{version}")
             route, report = await self._runtime.prepare(model, version)
+        except NoRoom as error:
+            raise OperatorError("conflict", str(error), cause_of(error)) from error
         except Exception as error:
             cause = cause_of(error)
             code = "unknown_version" if cause == "unknown" else "bundle_refused"
@@ -422,20 +427,6 @@ class Swaps:
                 done,
                 lambda table: table.with_second(second),
                 self._slots(model, fact),
-            )
-
-    def _check_memory(self, model: str, version: str) -> None:
-        """Refuses before anything is started what has clearly no room."""
-        folder = self._store.folder(model, version)
-        size = sum(path.stat().st_size for path in folder.glob("*.onnx"))
-        needed, free = MEMORY_BYTES + MEMORY_RATIO * size, free_bytes()
-        if free is not None and free < needed:
-            raise OperatorError(
-                "conflict",
-                f"verifying {model}/{version} may take {needed >> 20} MB of memory, and "
-                f"{free >> 20} MB are free; unload what is not needed, or load it where there is "
-                "more",
-                "memory",
             )
 
     async def _flip(
