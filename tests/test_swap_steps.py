@@ -4,6 +4,7 @@ A few rows of the table here; `make trials` goes through all of them.
 """
 
 import itertools
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -44,6 +45,8 @@ ONLY_WORKERS = {*OF_WORKERS, "region made", "word stored"}
 DEADLY = {"table made", "hold sent"}
 """At these steps of a load, workers that all end have not yet opened the bundle."""
 ENDS_WORKERS = ("kill worker", "stop worker", "kill workers")
+MOST_ROWS = int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "1000"))
+"""Of the table, spread over it."""
 REFUSED_BY_THE_GATE = "it was killed, perhaps by the machine for its memory"
 
 
@@ -143,7 +146,7 @@ SOME: list[Row] = [
     ("rollback", "acknowledged", "stop worker"),
     ("unload", "released", "kill worker"),
     ("load", "hold sent", "kill workers"),
-    ("promote", "hold sent", "kill workers"),
+    ("promote", "table made", "kill workers"),
     ("load", "replayed", "kill server"),
     ("load", "facts aside", "kill server"),
 ]
@@ -197,7 +200,8 @@ def test_every_step_of_every_swap(
     """All failing rows are told at the end, with how long the longest call took."""
     failed: dict[str, Any] = {}
     took: dict[str, float] = {}
-    left = list(table(workers))
+    every = list(table(workers))
+    left = every[:: max(1, len(every) // MOST_ROWS)]
     while left:
         with Stepped(packed, tmp_path / str(len(left)), workers) as server:
             while left:
