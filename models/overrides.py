@@ -9,6 +9,7 @@ model's because of it say `operator` among their reasons.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, structs
@@ -18,10 +19,10 @@ from models.bundle import Bundle
 from models.errors import OverrideRefused
 from models.ladder import Answers, Ladder
 from models.manifest import Fallback, GoldenRow, Policy, PolicyName, Rule, Strict, Trouble
-from models.planning import Overridden, Plan
+from models.planning import Forced, Overridden, Plan, lowest
 from models.policies import troubles_of
 from models.rules import Rules
-from models.vocabulary import OUTCOMES
+from models.vocabulary import OUTCOMES, OVERRIDE_PARTS
 
 USUAL_SECONDS: Final = 24 * 3_600
 LONGEST_SECONDS: Final = 7 * 24 * 3_600
@@ -47,6 +48,11 @@ class Changes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rules: tuple[Rule, ...] | None = None
     rung: Literal["baseline", "rules"] | None = None
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those of `vocabulary.OVERRIDE_PARTS` that are changed; no rules at all are a change."""
+        return tuple(part for part in OVERRIDE_PARTS if getattr(self, part) not in (None, {}))
+
 
 NO_CHANGES: Final = Changes()
 
@@ -70,6 +76,15 @@ class Override(Strict, frozen=True, kw_only=True):
     def holds(self, version: str, now: float) -> bool:
         """Whether it is in force for this version at `now` (epoch seconds)."""
         return self.version == version and now < self.expires
+
+
+def time_of(expires: float) -> str:
+    """A time as people read it: ISO 8601, UTC.
+
+    >>> time_of(0.0)
+    '1970-01-01T00:00:00+00:00'
+    """
+    return datetime.fromtimestamp(expires, UTC).isoformat(timespec="seconds")
 
 
 def expiry(now: float, seconds: float | None = None) -> float:
@@ -107,10 +122,15 @@ def _policy(packed: Policy, said: PolicyName | None, field: str, changes: Change
     return policy
 
 
-def overridden(bundle: Bundle, changes: Changes) -> Bundle:
+def overridden(bundle: Bundle, changes: Changes, *, is_tried: bool = False) -> Bundle:
     """The bundle with the changes: it shares everything else, and is open as long as the other is.
 
     A forced rung is the route's to apply, as it is without an override.
+
+    Args:
+        bundle: as it was packed.
+        changes: to be made.
+        is_tried: somebody has put the rules to the golden rows already, which takes a while.
 
     Raises:
         OverrideRefused: a field, trouble or rung that is not there, a value that is itself bad, a
@@ -122,7 +142,7 @@ def overridden(bundle: Bundle, changes: Changes) -> Bundle:
         changed = replace(bundle, fallback=fallback, ladder=_ladder(bundle, fallback, changes))
     except (ValueError, TypeError, RecursionError) as error:
         raise OverrideRefused(f"{error}; nothing was changed") from error
-    if changes.rules is not None:
+    if changes.rules is not None and not is_tried:
         _check_rules(changed)
     return changed
 
@@ -241,21 +261,29 @@ class Effect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unseen: tuple[str, ...]
 
 
-def dry_run(bundle: Bundle, changes: Changes, *, standing: Changes = NO_CHANGES) -> Effect:
+def dry_run(
+    bundle: Bundle,
+    changes: Changes,
+    *,
+    standing: Changes = NO_CHANGES,
+    forced: Forced | None = None,
+) -> Effect:
     """What the changes do to the golden rows, in place of what stands now.
 
     Args:
         bundle: as it was packed.
-        changes: to be tried.
+        changes: to be tried; none take away what stands.
         standing: of the override that is in force, which the new one would replace.
+        forced: the highest rung that may answer before and after, whatever both say.
 
     Raises:
         OverrideRefused: they would be refused.
     """
-    new = overridden(bundle, changes)
-    old = bundle if standing == NO_CHANGES else overridden(bundle, standing)
-    before = _answers(old, standing.rung)
-    after = _answers(new, changes.rung)
+    is_end = changes == NO_CHANGES != standing
+    new = bundle if is_end else overridden(bundle, changes)
+    old = bundle if standing == NO_CHANGES else overridden(bundle, standing, is_tried=True)
+    before = _answers(old, lowest(forced, standing.rung))
+    after = _answers(new, lowest(forced, changes.rung))
     golden = bundle.golden.rows
     changed = [row for row in range(len(golden)) if _of(before, row) != _of(after, row)]
     moves = Counter((_rung(before, row), _rung(after, row)) for row in changed)
@@ -283,12 +311,12 @@ def dry_run(bundle: Bundle, changes: Changes, *, standing: Changes = NO_CHANGES)
     )
 
 
-def _plan(bundle: Bundle, golden: Sequence[GoldenRow], rung: Any = None) -> Plan:
+def _plan(bundle: Bundle, golden: Sequence[GoldenRow], rung: Forced | None = None) -> Plan:
     records = [row.record for row in golden]
     return bundle.ladder.plan(bundle.encoder.encode(records), records, forced=rung)
 
 
-def _answers(bundle: Bundle, rung: Literal["baseline", "rules"] | None) -> Answers:
+def _answers(bundle: Bundle, rung: Forced | None) -> Answers:
     plan = _plan(bundle, bundle.golden.rows, rung)
     return bundle.ladder.judge(plan, bundle.run(plan.rows) if plan.asks_model else None)
 

@@ -60,6 +60,13 @@ ERROR_CODES: Final = (
 DEFAULT_RULE: Final = "default"
 """The last rule of every bundle: a constant, which cannot fail."""
 
+OPERATORS_RULES: Final = "#operator"
+"""Stands in metrics for the rules of an override: nobody knows their names when a bundle is packed,
+and none of its own is called so."""
+
+OVERRIDE_PARTS: Final = ("policies", "values", "rules", "rung")
+"""What an operator may change about a model that serves."""
+
 OUTPUT_TROUBLES: Final = ("not_finite", "out_of_range")
 """What can be wrong with an output."""
 
@@ -85,6 +92,8 @@ EVENT_KINDS: Final = (
     "promoted",
     "rolled_back",
     "swap_refused",
+    "overridden",
+    "override_ended",
     "canary_changed",
     "shadow_changed",
     "selftest_failed",
@@ -94,7 +103,9 @@ EVENT_KINDS: Final = (
 )
 """What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
 longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out.
-`loaded`, `unloaded`: a bundle came into a model's second slot, or left it. `released`: a large one
+`loaded`, `unloaded`: a bundle came into a model's second slot, or left it.
+`overridden`: an operator changed policies, values or rules of a model that serves, or took that
+back; `override_ended`: its time was over, or its version went. `released`: a large one
 has been let go of, or not yet. `canary_changed`,
 `shadow_changed`: a candidate gets another share of its model's requests. `selftest_failed`,
 `selftest_passed`: a golden row differed twice in a row in a process that has the bundle; all were
@@ -110,8 +121,8 @@ SELFTEST_ACTIONS: Final = ("fallback", "report")
 SLOTS: Final = ("live", "candidate", "previous")
 """What a loaded bundle is to its model: it answers; it may be promoted; it was live before."""
 
-SWAPS: Final = ("load", "unload", "promote", "rollback", "canary", "shadow")
-"""What operators do with the two slots of a model."""
+SWAPS: Final = ("load", "unload", "promote", "rollback", "canary", "shadow", "override")
+"""What operators do with the two slots of a model, and with who answers for it."""
 
 SWAP_RESULTS: Final = ("done", "refused")
 """What became of it; a refused one changed nothing."""

@@ -191,6 +191,12 @@ GOLDEN_PASSED: Final = Metric(
     unit="seconds",
     help="When the last replay of all golden rows ended that was good; 0 before there was one.",
 )
+OVERRIDDEN: Final = Metric(
+    name="keelmark_overridden",
+    kind="gauge",
+    labels=(*PER_BUNDLE, "part"),
+    help="1 for what an operator has changed for a time: policies, values, rules or rung; else 0.",
+)
 EXTRA_KEYS: Final = Metric(
     name="keelmark_extra_keys_total",
     kind="counter",
@@ -465,6 +471,7 @@ METRICS: Final = (
     BREAKER_STATE,
     BREAKER_OPENINGS,
     FORCED_RUNG,
+    OVERRIDDEN,
     GOLDEN_ROWS,
     GOLDEN_FAILING,
     GOLDEN_PASSED,

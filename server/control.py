@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from models.overrides import Override
 from models.planning import Forced
 from server.findings import Finding
 from server.settings import SelftestAction
@@ -50,11 +51,20 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, tag="hold"):
     copies: dict[str, str] = {}
 
 
+class Overrule(msgspec.Struct, frozen=True, kw_only=True, tag="overrule"):
+    """What an operator has changed about a bundle, for tables that name it by its number."""
+
+    number: int
+    bundle: int
+    override: Override
+
+
 class Held(msgspec.Struct, frozen=True):
-    """A live bundle of a table, by its number."""
+    """A live bundle of a table, by its number, and what an operator has changed about it."""
 
     number: int
     forced: Forced | None = None
+    overrule: int | None = None
     on_selftest: SelftestAction = "fallback"
 
 
@@ -139,14 +149,14 @@ class Tested(msgspec.Struct, frozen=True, tag="tested"):
 
 
 class Refuses(msgspec.Struct, frozen=True, tag="refuses"):
-    """The worker cannot have this table; the reason is of the bundle `number`."""
+    """The worker cannot have this table; the reason is of the bundle or override `number`."""
 
     generation: int
     number: int
     reason: str
 
 
-ToWorker = Begin | Hold | Table | Settled | Now | Leave | Stop | Hurry
+ToWorker = Begin | Hold | Overrule | Table | Settled | Now | Leave | Stop | Hurry
 ToSupervisor = Holds | Refuses | Released | Tested
 Message = ToWorker | ToSupervisor
 Received = Callable[[Any, list[int]], None]

@@ -1,6 +1,6 @@
 """The page that Prometheus scrapes, in its text format 0.0.4 or in OpenMetrics 1.0."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache, reduce
 from operator import add
 from time import perf_counter
@@ -115,6 +115,7 @@ class Exposed(NamedTuple):
         slot: what it is to its model, see `vocabulary.SLOTS`; None when it is not loaded any more.
         past: what was counted when it was loaded before.
         shares: what it gets of its model's requests while it is not live.
+        overridden: what an operator has changed, of `vocabulary.OVERRIDE_PARTS`.
     """
 
     series: ModelSeries
@@ -123,6 +124,7 @@ class Exposed(NamedTuple):
     slot: str | None = "live"
     past: Past | None = None
     shares: Shares = Shares()
+    overridden: Collection[str] = ()
 
     def page(self) -> Page:
         """What has been counted for it up to now."""
@@ -136,7 +138,9 @@ class Exposed(NamedTuple):
         if self.regions:
             totals.append(read_totals(*self.regions))
             shadows.append(read_shadow(self.regions))
-        page = self.series.render(reduce(add, totals), standing, self.forced, self.slot)
+        page = self.series.render(
+            reduce(add, totals), standing, self.forced, self.slot, self.overridden
+        )
         return page | shadow_page(reduce(add, shadows), self.shares)
 
 

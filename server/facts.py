@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from models.overrides import Override
 from server.settings import SelftestAction, SettingsError
 
 FACTS: Final = "facts.json"
@@ -101,6 +102,7 @@ class StateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     forced: dict[str, ForcedFact] = {}
     slots: dict[str, SlotsFact] = {}
     selftests: dict[str, SelftestFact] = {}
+    overrides: dict[str, Override] = {}
     events: tuple[Telling, ...] = ()
 
     def forced_rung(

@@ -8,6 +8,7 @@ from features.fields import Field
 from models.bundle import Bundle
 from models.errors import RequestError
 from models.manifest import BaselineInfo, OutputSpec
+from models.overrides import time_of
 from models.vocabulary import DEFAULT_RULE
 from server.routes import RouteTable
 
@@ -99,7 +100,9 @@ class ModelPage(ModelSummary):
     """A model, with what it wants (`fields` of a record, or `tensors`) and what it answers.
 
     `checks`, `max_repaired`, `baseline` and `rules` say who answers when the model does not;
-    `breaker` is the state of its breaker, `forced` the rung that an operator has put it on.
+    `breaker` is the state of its breaker, `forced` the rung that an operator has put it on. Until
+    `overridden_until`, policies, rules or the rung are what an operator says and not what was
+    packed.
     """
 
     contact: str = ""
@@ -114,6 +117,7 @@ class ModelPage(ModelSummary):
     rules: list[RulePage] = []
     breaker: str | None = None
     forced: str | None = None
+    overridden_until: str | None = None
     example: dict[str, Any] = {}
 
 
@@ -147,7 +151,8 @@ def describe(model: str, routes: RouteTable) -> ModelPage:
     if model not in routes.live:
         return ModelPage(**summary(model, routes).model_dump())
     route = routes.live[model]
-    bundle, manifest = route.bundle, route.bundle.manifest
+    override = route.override
+    bundle, manifest = route.answering, route.bundle.manifest
     return ModelPage(
         **summary(model, routes).model_dump(),
         contact=manifest.contact,
@@ -165,6 +170,7 @@ def describe(model: str, routes: RouteTable) -> ModelPage:
         rules=_rule_pages(bundle),
         breaker=route.breaker.state,
         forced=route.forced,
+        overridden_until=override and time_of(override.expires),
         example=bundle.example,
     )
 

@@ -10,7 +10,7 @@ from typing import Final
 from models.bundle import Bundle
 from models.ladder import MODEL, RULES, Answers
 from models.policies import troubles_of
-from models.vocabulary import DEFAULT_RULE, OUTPUT_TROUBLES
+from models.vocabulary import DEFAULT_RULE, OPERATORS_RULES, OUTPUT_TROUBLES
 from server.layout import Note
 from server.regions import NO_NOTES
 
@@ -25,7 +25,8 @@ def notes_of(bundle: Bundle) -> tuple[Note, ...]:
     """All notes that a row of the bundle can have.
 
     Every trouble that a field can have, not only those that are repaired as packed: a policy may be
-    overridden while the bundle serves.
+    overridden while the bundle serves. So may its rules, whose names nobody knows before: they are
+    noted together.
     """
     fallback = bundle.fallback
     rules = [rule.name for rule in fallback.rules]
@@ -34,20 +35,26 @@ def notes_of(bundle: Bundle) -> tuple[Note, ...]:
         *((REPAIRED, field.name, word) for field in bundle.fields for word in troubles_of(field)),
         *((CHECK, check.name) for check in fallback.checks),
         *((OUTPUT, *names) for names in product(outputs, OUTPUT_TROUBLES)),
-        *((RULE, name) for name in (*rules, DEFAULT_RULE)),
-        *((RULE_ERROR, name) for name in rules),
+        *((RULE, name) for name in (*rules, DEFAULT_RULE, OPERATORS_RULES)),
+        *((RULE_ERROR, name) for name in (*rules, OPERATORS_RULES)),
     )
 
 
 class NoteWriter:
-    """Finds the notes of answered rows. Immutable; every request of the bundle shares it."""
+    """Finds the notes of answered rows. Immutable; every request of the bundle shares it.
 
-    __slots__ = ("_bits", "_outputs", "_rules")
+    Args:
+        bundle: as it was packed.
+        has_operators_rules: whether other rules answer in place of its own.
+    """
 
-    def __init__(self, bundle: Bundle) -> None:
+    __slots__ = ("_bits", "_has_operators_rules", "_outputs", "_rules")
+
+    def __init__(self, bundle: Bundle, *, has_operators_rules: bool = False) -> None:
         self._bits = {note: 1 << place for place, note in enumerate(notes_of(bundle))}
         self._outputs = [output.name for output in bundle.outputs]
         self._rules = [rule.name for rule in bundle.fallback.rules]
+        self._has_operators_rules = has_operators_rules
 
     def of(self, answers: Answers) -> Mapping[int, int]:
         """The bits of each row that has notes; ready for `Counter.write`.
@@ -73,6 +80,14 @@ class NoteWriter:
             yield row, (OUTPUT, self._outputs[why.output], why.trouble)
         for row, rule in answers.rule.items():
             if answers.outcome[row] == RULES:
-                yield row, (RULE, rule)
+                yield row, (RULE, self._noted(rule))
         for row, rules in answers.rule_errors.items():
-            yield from ((row, (RULE_ERROR, self._rules[place])) for place in rules)
+            if self._has_operators_rules:
+                yield row, (RULE_ERROR, OPERATORS_RULES)
+            else:
+                yield from ((row, (RULE_ERROR, self._rules[place])) for place in rules)
+
+    def _noted(self, rule: str) -> str:
+        """The name under which a rule is noted; the default is always the bundle's."""
+        is_operators = self._has_operators_rules and rule != DEFAULT_RULE
+        return OPERATORS_RULES if is_operators else rule

@@ -60,7 +60,7 @@ def document(page: Schema, routes: RouteTable, settings: Settings) -> Schema:
         dict(page.get("components", {}).get("schemas", {})),
     )
     for name in sorted(routes.live):
-        bundle = routes.live[name].bundle
+        bundle = routes.live[name].answering
         if bundle.fitted is None:
             continue  # it takes tensors, and there is no record to describe
         paths[f"/predict/{name}"] = {"post": _operation(bundle, settings)}

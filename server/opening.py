@@ -16,13 +16,14 @@ from models.planning import Forced
 from models.store import Store
 from models.trimming import trim
 from server.breaker import Breaker
+from server.control import Hold
 from server.cost import RunCost, curve, one_by_one
 from server.facts import StateFacts
 from server.layout import Layout
 from server.notes import NoteWriter, notes_of
 from server.protocols.predict import AnswerWriter
 from server.regions import Counter, Region
-from server.routes import Named, Route
+from server.routes import Named, Route, said
 from server.series import Facts, ModelSeries
 from server.settings import MOST_DEADLINE_MS, SelftestAction, Settings, SettingsError
 from server.shadow_counters import ShadowCounter
@@ -108,6 +109,22 @@ def open_examined(
     return bundle, report
 
 
+def open_held(settings: Settings, held: Hold) -> Bundle:
+    """A bundle that has passed its gate before, opened once more.
+
+    Raises:
+        BundleError, OSError: the store has it no more, or not as it was.
+    """
+    copies = copies_folder(settings)
+    return Store(settings.store).open(
+        held.model,
+        held.version,
+        batch_exact=held.batch_exact,
+        digest=held.digest,
+        copies=None if copies is None else Copies(copies, held.copies),
+    )
+
+
 def make_route(bundle: Bundle, cost: RunCost, region: Region | None = None) -> Route:
     """A bundle with its counters.
 
@@ -128,6 +145,7 @@ def make_route(bundle: Bundle, cost: RunCost, region: Region | None = None) -> R
         NoteWriter(bundle),
         notice,
         ShadowCounter(region),
+        bundle,
         breaker=Breaker(notice.breaker),
     )
 
@@ -138,10 +156,9 @@ def configured(route: Route, settings: Settings, facts: StateFacts) -> Route:
     Raises:
         SettingsError: the bundle has no such rung.
     """
-    forced = forced_rung(route.bundle, settings, facts)
+    route = said(route, forced_rung(route.bundle, settings, facts))
     return replace(
         route,
-        forced=forced,
         deadline_ns=deadline_ns_of(route.bundle, settings),
         on_selftest=selftest_action(route.bundle, settings, facts),
     )

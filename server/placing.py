@@ -234,6 +234,6 @@ def _has_many_rules(asked: Asked) -> bool:
     route = asked.route
     if route.below.predict_ns(len(asked.records)) < LOOP_NS:
         return False
-    rung = route.bundle.ladder.plan(asked.encoded).rung
+    rung = route.answering.ladder.plan(asked.encoded).rung
     below = sum(map(bool, rung)) if rung else 0
     return below > 0 and route.below.predict_ns(below) >= LOOP_NS

@@ -15,7 +15,8 @@ from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 from models.bundle import Bundle
 from models.errors import RequestError
 from models.manifest import Manifest
-from models.planning import Forced
+from models.overrides import Override
+from models.planning import Forced, lowest
 from server.breaker import Breaker
 from server.cost import UNMEASURED_BELOW, UNREAD, ReadCost, RunCost
 from server.notes import NoteWriter
@@ -51,6 +52,10 @@ class Route:
         reading: the cost of its records' bodies.
         deadline_ns: how long its callers wait, who do not say it themselves.
         forced: the highest rung that may answer, if an operator wants a lower one than the model.
+        said: the same as `force-fallback` or a setting says it, whatever an override says.
+        override: what an operator has changed, if anything.
+        answering: the bundle as it answers: with what is changed, else `bundle` itself.
+        packed: what answered before the override; None without one.
         pace: how much slower its runs have become. This and the breaker are the loop's.
         breaker: whether its model may be run, and is trusted.
         on_selftest: what follows where it is not: `vocabulary.SELFTEST_ACTIONS`.
@@ -68,14 +73,50 @@ class Route:
     notes: NoteWriter
     notice: Notice
     shadow: ShadowCounter
+    answering: Bundle
     below: RunCost = UNMEASURED_BELOW
     reading: ReadCost = UNREAD
     deadline_ns: int = DEFAULT_DEADLINE_NS
     release_seconds: float = 0.0
     forced: Forced | None = None
+    said: Forced | None = None
+    override: Override | None = None
+    packed: "Rungs | None" = None
     pace: Pace = field(default_factory=Pace)
     breaker: Breaker = field(default_factory=Breaker)
     on_selftest: SelftestAction = "fallback"
+
+    def with_rungs(self, rungs: "Rungs") -> "Route":
+        """The route with what an operator has changed, in place of what was changed before."""
+        packed = self.packed or Rungs(None, self.answering, self.notes, self.below)
+        return replace(self._with(rungs), packed=packed)
+
+    def without_override(self) -> "Route":
+        """The route with what was packed."""
+        return self if self.packed is None else replace(self._with(self.packed), packed=None)
+
+    def _with(self, rungs: "Rungs") -> "Route":
+        changed = replace(
+            self,
+            override=rungs.override,
+            answering=rungs.answering,
+            notes=rungs.notes,
+            below=rungs.below,
+        )
+        return said(changed, self.said)
+
+
+@dataclass(frozen=True, slots=True)
+class Rungs:
+    """What answers beside the model, by an override or, where that is None, as packed.
+
+    Attributes: see those of a `Route`.
+    """
+
+    override: Override | None
+    answering: Bundle
+    notes: NoteWriter
+    below: RunCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +158,13 @@ class Served(Protocol):
     @property
     def forced(self) -> Forced | None: ...
     @property
-    def on_selftest(self) -> SelftestAction: ...
-    @property
     def release_seconds(self) -> float: ...
+    @property
+    def said(self) -> Forced | None: ...
+    @property
+    def override(self) -> Override | None: ...
+    @property
+    def on_selftest(self) -> SelftestAction: ...
 
 
 R = TypeVar("R", bound=Served)
@@ -294,6 +339,17 @@ class RouteTable(Routes[Route]):
     """The table by which requests are routed."""
 
     __slots__ = ()
+
+
+def parts_of(route: Served) -> tuple[str, ...]:
+    """What an operator has changed about a route, of `vocabulary.OVERRIDE_PARTS`."""
+    return () if route.override is None else route.override.changes.parts
+
+
+def said(route: Any, rung: Forced | None) -> Any:
+    """The route with the rung that `force-fallback` or a setting says; the lowest said holds."""
+    by_override = None if route.override is None else route.override.changes.rung
+    return replace(route, said=rung, forced=lowest(rung, by_override))
 
 
 AnyRoutes = Routes[Any]

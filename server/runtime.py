@@ -7,6 +7,7 @@ process; `server.supervisor` has the other implementation, with workers, held to
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ import msgspec
 
 from models.errors import ServingError
 from models.gate import GateReport
+from models.overrides import Changes, Effect, Override, dry_run
 from models.store import Store
 from models.trimming import trim
 from server.core import Core
@@ -27,6 +29,7 @@ from server.health import Health, Phase, Question, liveness, readiness, startup
 from server.http_counters import HttpCounters
 from server.logs import Seldom, logger, where
 from server.opening import Accept, accept_any, configured, copies_folder, open_route
+from server.overrides import as_before, rungs_of
 from server.releasing import Releases
 from server.retired import Name, Retired
 from server.room import check_measured
@@ -36,6 +39,7 @@ from server.routes import (
     RouteTable,
     Served,
     Unavailable,
+    parts_of,
     shares_of,
     slot_of,
 )
@@ -50,6 +54,8 @@ FOLD_SECONDS: Final = 0.05
 
 Change = Callable[[AnyRoutes], AnyRoutes]
 """Makes the next table out of the current one."""
+PutOn = Callable[[Any], Any]
+"""Gives a route like the one that it is called with, and with an override."""
 Keep = Callable[[int], Awaitable[None]]
 """Puts on the disk what is to survive, with the generation that it belongs to."""
 Tell = Callable[[str, str, dict[str, str]], Awaitable[None]]
@@ -142,6 +148,27 @@ class Runtime(Protocol):
 
     def discard(self, route: Any) -> None:
         """Lets a prepared route go that nobody has tried to publish."""
+        ...
+
+    async def try_override(self, route: Any, changes: Changes, standing: Changes) -> Effect:
+        """What an override would do to the golden rows of a route's bundle.
+
+        Args:
+            route: that has the bundle.
+            changes: to be tried; none take away what stands.
+            standing: that are in force, in the place of which the new ones would be.
+
+        Raises:
+            ServingError, OSError: they cannot be applied; the message says why.
+        """
+        ...
+
+    async def with_override(self, route: Any, override: Override) -> PutOn:
+        """Makes an override ready that has been tried: what is given puts it on the route.
+
+        Raises:
+            ServingError: it cannot be applied.
+        """
         ...
 
     def is_heavy(self, route: Any) -> bool:
@@ -282,6 +309,18 @@ class InProcessRuntime:
         await tell_if_not_batched(route, found.report, self._tell)
         return Prepared(route, found.report)
 
+    async def try_override(self, route: Route, changes: Changes, standing: Changes) -> Effect:
+        """What an override would do to the golden rows of a route's bundle."""
+        forced = route.said
+        return await asyncio.to_thread(
+            dry_run, route.bundle, changes, standing=standing, forced=forced
+        )
+
+    async def with_override(self, route: Route, override: Override) -> PutOn:
+        """Makes an override ready that has been tried: what is given puts it on the route."""
+        rungs = await asyncio.to_thread(rungs_of, route.bundle, override)
+        return lambda route: route.with_rungs(rungs)
+
     def discard(self, route: Route) -> None:
         """It goes when nobody holds it any more."""
         self._release(route, object())
@@ -313,6 +352,7 @@ class InProcessRuntime:
                     slot_of(route, self.routes),
                     self._retired.past(name_of(route), route.bundle.digest),
                     shares=shares_of(route, self.routes),
+                    overridden=parts_of(route),
                 )
             )
         exposed += self._retired.exposed(names_of(self.routes))
@@ -335,7 +375,8 @@ class InProcessRuntime:
         self.core.routes = RouteTable(self._generation, unavailable=unavailable)
         for each in found:
             if each.version is not None and not self._stopping.is_set():
-                await open_live(self, each.model, each.version, self._stopping, self._tell)
+                name, version = each.model, each.version
+                await open_live(self, name, version, self._facts, self._stopping, self._tell)
         if self._stopping.is_set():
             return
         self.phase = Phase.SERVING
@@ -449,7 +490,12 @@ class InProcessRuntime:
 
 
 async def open_live(
-    runtime: Runtime, name: str, version: str, stopping: threading.Event, tell: Tell
+    runtime: Runtime,
+    name: str,
+    version: str,
+    facts: StateFacts,
+    stopping: threading.Event,
+    tell: Tell,
 ) -> None:
     """Puts a model into the table, as a route or with the reason why there is none.
 
@@ -457,6 +503,7 @@ async def open_live(
         runtime: that starts.
         name: of the model.
         version: of the model.
+        facts: that were read from the state folder.
         stopping: set when the server is to end: then nothing is said.
         tell: writes an event.
 
@@ -465,6 +512,7 @@ async def open_live(
     """
     try:
         route, _ = await runtime.prepare(name, version)
+        route = await as_before(runtime, route, facts, time.time())
         await runtime.publish(lambda table: table.with_route(route), keep_nothing)
     except SettingsError:
         raise
@@ -473,11 +521,11 @@ async def open_live(
             return
         # Of an error of ours the message says it all; anything else is a defect.
         trace = None if isinstance(error, ServingError) else error
-        facts = {"version": version, "reason": str(error)}
-        _log.error("model_not_loaded", model=name, **facts, exc_info=trace)
+        words = {"version": version, "reason": str(error)}
+        _log.error("model_not_loaded", model=name, **words, exc_info=trace)
         missing = Unavailable(name, version, why_not(error))
         await runtime.publish(lambda table: table.without(missing), keep_nothing)
-        await tell("model_not_loaded", name, facts)
+        await tell("model_not_loaded", name, words)
     else:
         digest = route.bundle.digest
         _log.info("model_loaded", model=name, version=version, digest=digest[:12])

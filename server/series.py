@@ -4,7 +4,7 @@ Everything but the numbers is known when a bundle is loaded. Its text is built t
 for each metric, and a page only fills in numbers: that costs a hundredth of a registry of metrics.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, chain, product
 from typing import Final, NamedTuple
@@ -18,6 +18,7 @@ from models.vocabulary import (
     BREAKER_STATES,
     GOLDEN_RESULTS,
     OUTCOMES,
+    OVERRIDE_PARTS,
     REASONS,
     RUNGS,
     SLOTS,
@@ -102,6 +103,7 @@ class ModelSeries:
         standing: Standing = AT_REST,
         forced: str | None = None,
         slot: str | None = "live",
+        overridden: Collection[str] = (),
     ) -> Page:
         """Fills in the numbers.
 
@@ -110,6 +112,7 @@ class ModelSeries:
             standing: of its breakers and runners.
             forced: the rung that its rows are forced to, if any.
             slot: what it is to its model; None when it is not loaded any more.
+            overridden: what an operator has changed, of `vocabulary.OVERRIDE_PARTS`.
         """
         # Sums of fractions: folding adds the same rows in another order, and a last digit that went
         # down would be a restart to Prometheus, which then adds the whole sum again.
@@ -119,7 +122,7 @@ class ModelSeries:
             metric.name: template % tuple(numbers(totals))
             for metric, template, numbers in self._blocks
         }
-        for name, numbers in _standing_numbers(standing, forced, slot):
+        for name, numbers in _standing_numbers(standing, forced, slot, overridden):
             page[name] = self._standing[name] % numbers
         return self._constant | page
 
@@ -294,6 +297,7 @@ def _standing_templates(layout: Layout) -> Page:
             (catalogue.BREAKER_STATE, (BREAKER_STATES,)),
             (catalogue.BREAKER_OPENINGS, ()),
             (catalogue.FORCED_RUNG, (RUNGS,)),
+            (catalogue.OVERRIDDEN, (OVERRIDE_PARTS,)),
             (catalogue.GOLDEN_ROWS, (GOLDEN_RESULTS,)),
             (catalogue.GOLDEN_FAILING, ()),
             (catalogue.GOLDEN_PASSED, ()),
@@ -306,7 +310,7 @@ def _standing_templates(layout: Layout) -> Page:
 
 
 def _standing_numbers(
-    standing: Standing, forced: str | None, slot: str | None
+    standing: Standing, forced: str | None, slot: str | None, overridden: Collection[str]
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield catalogue.QUEUE_DEPTH.name, (standing.queued,)
     yield catalogue.QUEUE_ROWS.name, (standing.queued_rows,)
@@ -318,6 +322,7 @@ def _standing_numbers(
     yield catalogue.BREAKER_STATE.name, standing.breakers
     yield catalogue.BREAKER_OPENINGS.name, (standing.openings,)
     yield catalogue.FORCED_RUNG.name, tuple(int(rung == forced) for rung in RUNGS)
+    yield catalogue.OVERRIDDEN.name, tuple(int(part in overridden) for part in OVERRIDE_PARTS)
     yield catalogue.GOLDEN_ROWS.name, (standing.golden_same, standing.golden_different)
     yield catalogue.GOLDEN_FAILING.name, (standing.golden_failing,)
     yield catalogue.GOLDEN_PASSED.name, (standing.golden_passed,)

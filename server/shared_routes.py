@@ -2,18 +2,26 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.gate import GateReport
 from models.manifest import Manifest
+from models.overrides import Changes, Effect, Override, dry_run
 from models.planning import Forced
 from models.store import Store
 from models.trimming import trim
 from server.board import mapped, sealed_file
-from server.control import Held, HeldSecond, Hold, Message, Missing, Table
-from server.opening import Accept, copies_folder, facts_of, layout_of, open_examined
+from server.control import Held, HeldSecond, Hold, Message, Missing, Overrule, Table
+from server.opening import (
+    Accept,
+    copies_folder,
+    facts_of,
+    layout_of,
+    open_examined,
+    open_held,
+)
 from server.regions import Region
-from server.routes import AnyRoutes
+from server.routes import AnyRoutes, said
 from server.series import ModelSeries
 from server.settings import SelftestAction, Settings
 from server.standing import leave, read_standing, state_of
@@ -60,7 +68,22 @@ class SharedRoute:
     breaker: Breakers
     release_seconds: float = 0.0
     forced: Forced | None = None
+    said: Forced | None = None
+    overrule: Overrule | None = None
     on_selftest: SelftestAction = "fallback"
+
+    @property
+    def override(self) -> Override | None:
+        """What an operator has changed, if anything."""
+        return None if self.overrule is None else self.overrule.override
+
+    def with_overrule(self, overrule: Overrule | None) -> "SharedRoute":
+        """The route with what an operator has changed."""
+        return said(replace(self, overrule=overrule), self.said)
+
+    def without_override(self) -> "SharedRoute":
+        """The route with what was packed."""
+        return self.with_overrule(None)
 
 
 CheckSeries = Callable[[str, str, ModelSeries], None]
@@ -120,14 +143,37 @@ def examine(
     return SharedRoute(card, hold, series, counters, regions, breakers, seconds), report
 
 
+def tried(
+    settings: Settings, held: Hold, changes: Changes, standing: Changes, forced: Forced | None
+) -> Effect:
+    """What an override would do to the golden rows of a bundle that workers have; in a thread.
+
+    The bundle is opened here for it, and closed again.
+
+    Raises:
+        OverrideRefused: it cannot be applied.
+        BundleError, OSError: the store has the bundle no more, or not as it was.
+    """
+    bundle = open_held(settings, held)
+    try:
+        return dry_run(bundle, changes, standing=standing, forced=forced)
+    finally:
+        del bundle
+        trim()
+
+
 def messages_of(
     table: AnyRoutes, known: AnyRoutes | None = None
 ) -> list[tuple[Message, list[int]]]:
     """What makes a worker hold a table, if it has the bundles of the `known` one."""
-    has = set() if known is None else {route.hold.number for route in known.loaded}
+    before: list[SharedRoute] = [] if known is None else list(known.loaded)
+    has = {route.hold.number for route in before}
     told: list[tuple[Message, list[int]]] = [
         (route.hold, [route.counters]) for route in table.loaded if route.hold.number not in has
     ]
+    has = {route.overrule.number for route in before if route.overrule is not None}
+    overruled = (route.overrule for route in table.loaded if route.overrule is not None)
+    told += [(overrule, []) for overrule in overruled if overrule.number not in has]
     seconds = [
         HeldSecond(_held(s.route), s.role, s.was_live, s.canary, s.shadow)
         for s in table.second.values()
@@ -142,4 +188,5 @@ def messages_of(
 
 
 def _held(route: SharedRoute) -> Held:
-    return Held(route.hold.number, route.forced, route.on_selftest)
+    overrule = None if route.overrule is None else route.overrule.number
+    return Held(route.hold.number, route.forced, overrule, route.on_selftest)

@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any, Final
 
 from models.errors import ServingError
+from models.overrides import Changes, Effect, Override
 from models.vocabulary import REPLACEMENT_REASONS
 from server.board import Board, board_bytes, mapped, sealed_file
-from server.control import Message, Now, Refuses, Settled, Tested
+from server.control import Message, Now, Overrule, Refuses, Settled, Tested
 from server.dealing import Dealing
 from server.events import EventLog
 from server.exposition import Exposed, Exposition, negotiated
@@ -31,12 +32,13 @@ from server.logs import logger
 from server.opening import forced_rung, selftest_action
 from server.regions import fold
 from server.retired import Retired
-from server.routes import AnyRoutes, Routes, shares_of, slot_of
+from server.routes import AnyRoutes, Routes, parts_of, said, shares_of, slot_of
 from server.runtime import (
     CannotReplace,
     Change,
     Keep,
     Prepared,
+    PutOn,
     WorkerStatus,
     accepting,
     name_of,
@@ -48,7 +50,7 @@ from server.runtime import (
 from server.series import ModelSeries
 from server.series_budget import SeriesBudget
 from server.settings import Settings, SettingsError
-from server.shared_routes import SharedRoute, examine, messages_of
+from server.shared_routes import SharedRoute, examine, messages_of, tried
 from server.standing import leave
 from server.succession import WHY, Succession
 from server.swap_counters import SwapCounters
@@ -178,6 +180,7 @@ class SupervisorRuntime:
                 slot_of(route, self.routes),
                 self._retired.past(name_of(route), route.bundle.digest),
                 shares=shares_of(route, self.routes),
+                overridden=parts_of(route),
             )
             for route in self.routes.loaded
         ]
@@ -202,7 +205,8 @@ class SupervisorRuntime:
         for each in found:
             if each.version is not None and not self._stopping.is_set():
                 model, version = each.model, each.version
-                await open_live(self, model, version, self._stopping, self._tell_of_model)
+                told = self._facts, self._stopping, self._tell_of_model
+                await open_live(self, model, version, *told)
         if not self._stopping.is_set():
             self._dealing.let_in()
             self._go_on(Phase.SERVING)
@@ -301,13 +305,24 @@ class SupervisorRuntime:
         checks = self._check_budget, self._stopping, accept
         route, report = await asyncio.to_thread(examined, *checks)
         try:
-            route = replace(route, forced=forced_rung(route.bundle, self._settings, facts))
+            route = said(route, forced_rung(route.bundle, self._settings, facts))
         except SettingsError:
             self.discard(route)
             raise
         await tell_if_not_batched(route, report, self._tell_of_model)
         action = selftest_action(route.bundle, self._settings, facts)
         return Prepared(replace(route, on_selftest=action), report)
+
+    async def try_override(self, route: SharedRoute, changes: Changes, standing: Changes) -> Effect:
+        """What an override would do to the golden rows of a bundle, opened once more for it."""
+        said_of = changes, standing, route.said
+        return await asyncio.to_thread(tried, self._settings, route.hold, *said_of)
+
+    async def with_override(self, route: SharedRoute, override: Override) -> PutOn:
+        """Makes an override ready that has been tried: what is given puts it on the route."""
+        self._numbers += 1
+        overrule = Overrule(number=self._numbers, bundle=route.hold.number, override=override)
+        return lambda route: route.with_overrule(overrule)
 
     def discard(self, route: SharedRoute) -> None:
         """Lets a prepared route go that nobody has tried to publish."""

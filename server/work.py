@@ -24,7 +24,7 @@ def work(route: Route, group: list[Asked], failed: str | None = None) -> Results
     """
     began = perf_counter_ns()
     encoded, records = together(group)
-    bundle, ladder = route.bundle, route.bundle.ladder
+    bundle, ladder = route.bundle, route.answering.ladder
     if failed == "selftest":
         plan = ladder.plan(encoded, records, forced=route.breaker.distrusted, why="selftest")
     else:

@@ -19,8 +19,6 @@ from typing import Any, Final
 import uvicorn
 import uvloop
 
-from models.machine_copy import Copies
-from models.store import Store
 from models.trimming import trim
 from server import logs
 from server.apps import create_app
@@ -35,6 +33,7 @@ from server.control import (
     Hurry,
     Leave,
     Now,
+    Overrule,
     Refuses,
     Released,
     Settled,
@@ -51,11 +50,12 @@ from server.health import Phase
 from server.http_counters import PATHS, HttpCounters
 from server.lanes import with_lane
 from server.moving import Mover, moving
-from server.opening import copies_folder, deadline_ns_of, layout_of, make_route
+from server.opening import deadline_ns_of, layout_of, make_route, open_held
 from server.orphans import die_with
+from server.overrides import rungs_of
 from server.port import Server, port_config, settle_memory
 from server.regions import Region
-from server.routes import Route, RouteTable, Second, Unavailable
+from server.routes import Route, RouteTable, Rungs, Second, Unavailable
 from server.runtime import InProcessRuntime
 from server.settings import Settings
 from server.warm_up import warm_up
@@ -64,6 +64,8 @@ BEAT_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.005
 AT_ONCE: Final = 16
 """Connections taken before requests get their turn."""
+ToOpen = Hold | Overrule | Table | Settled
+"""Messages that are taken one after the other, as some need a thread for a while."""
 
 _log = logs.logger("worker")
 
@@ -108,6 +110,7 @@ class WorkerRuntime(InProcessRuntime):
         super().__init__(settings, core=SharedCore(settings, board), http=http)
         self._slot = begin.slot
         self._routes: dict[int, Route] = {}
+        self._rungs: dict[int, Rungs] = {}
         self._kept: dict[int, Route] = {}
         self._stalls: list[float] = []
         self._when_free: list[Callable[[list[float]], None]] = []
@@ -125,6 +128,15 @@ class WorkerRuntime(InProcessRuntime):
         """
         if asked.number not in self._routes:
             self._routes[asked.number] = await asyncio.to_thread(self._opened, asked, counters)
+
+    async def overrule(self, asked: Overrule) -> None:
+        """Makes ready what an operator has changed about a bundle that is open.
+
+        Raises:
+            Exception: whatever applying it raises.
+        """
+        bundle = self._routes[asked.bundle].bundle
+        self._rungs[asked.number] = await asyncio.to_thread(rungs_of, bundle, asked.override)
 
     def hold_table(self, table: Table) -> None:
         """Keeps a table, whose bundles are open."""
@@ -147,6 +159,8 @@ class WorkerRuntime(InProcessRuntime):
         core = self.core
         assert isinstance(core, SharedCore)
         core.keep_only(asked.generation)
+        standing = {id(route.override) for route in core.routes.loaded}
+        self._rungs = {n: r for n, r in self._rungs.items() if id(r.override) in standing}
         wanted = {id(route.bundle) for route in core.routes.loaded}
         gone = [n for n, route in self._routes.items() if id(route.bundle) not in wanted]
         self._kept |= {number: self._routes.pop(number) for number in gone}
@@ -172,21 +186,18 @@ class WorkerRuntime(InProcessRuntime):
 
     def _as_held(self, held: Held) -> Route:
         route = self._routes[held.number]
+        rungs = None if held.overrule is None else self._rungs[held.overrule]
+        if rungs is None:
+            route = route.without_override()
+        elif rungs.override is not route.override:
+            route = route.with_rungs(rungs)
         if (route.forced, route.on_selftest) != (held.forced, held.on_selftest):
             route = replace(route, forced=held.forced, on_selftest=held.on_selftest)
-            self._routes[held.number] = route
+        self._routes[held.number] = route
         return route
 
     def _opened(self, asked: Hold, counters: int) -> Route:
-        store = Store(self.settings.store)
-        copies = copies_folder(self.settings)
-        bundle = store.open(
-            asked.model,
-            asked.version,
-            batch_exact=asked.batch_exact,
-            digest=asked.digest,
-            copies=None if copies is None else Copies(copies, asked.copies),
-        )
+        bundle = open_held(self.settings, asked)
         layout = layout_of(bundle)
         region = Region(layout, mapped(counters), offset=layout.part(self._slot))
         route = warm_up(make_route(bundle, curve(asked.run_seconds), region))
@@ -250,7 +261,7 @@ class Worker:
         config = port_config(settings, lane, protocol)
         self._server = WorkerServer(config, settings)
         lane.under_way = self._server.server_state.tasks
-        self._opening: asyncio.Queue[tuple[Hold | Table | Settled, list[int]]] = asyncio.Queue()
+        self._opening: asyncio.Queue[tuple[ToOpen, list[int]]] = asyncio.Queue()
         self._refused: dict[int, str] = {}
         self._hurry = asyncio.Event()
         self._ended = asyncio.Event()
@@ -329,7 +340,7 @@ class Worker:
 
     def _on_message(self, message: Any, descriptors: list[int]) -> None:
         match message:
-            case Hold() | Table() | Settled():
+            case Hold() | Overrule() | Table() | Settled():
                 self._opening.put_nowait((message, descriptors))
             case Now(phase):
                 self.runtime.phase = Phase(phase)
@@ -350,6 +361,8 @@ class Worker:
             match message:
                 case Hold():
                     await self._hold(message, descriptors[0])
+                case Overrule():
+                    await self._overrule(message)
                 case Table():
                     channel.send(self._held(message))
                 case Settled():
@@ -365,10 +378,17 @@ class Worker:
         finally:
             os.close(counters)  # what is mapped stays mapped
 
+    async def _overrule(self, asked: Overrule) -> None:
+        try:
+            await self.runtime.overrule(asked)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the supervisor hears of it)
+            self._refused[asked.number] = str(error) or type(error).__name__
+
     def _held(self, table: Table) -> Holds | Refuses:
         for held in (*table.live, *(second.held for second in table.second)):
-            if held.number in self._refused:
-                return Refuses(table.generation, held.number, self._refused[held.number])
+            for number in (held.number, held.overrule):
+                if number in self._refused:
+                    return Refuses(table.generation, number, self._refused[number])
         self.runtime.hold_table(table)
         return Holds(table.generation)
 

@@ -45,6 +45,11 @@ ROUTES: dict[tuple[str, str], Row] = {
         "/models/tiny/selftest",
         {"version": "1", "action": "report", "reason": "a test"},
     ),
+    ("POST", "/models/{model}/override"): Row(
+        "operator",
+        "/models/tiny/override",
+        {"changes": {"rung": "rules"}, "reason": "a test", "dry_run": False},
+    ),
     ("POST", "/models/{model}/load"): Row("operator", "/models/tiny/load", {"version": "2"}),
     ("POST", "/models/{model}/unload"): Row("operator", "/models/tiny/unload", {"version": "2"}),
     ("POST", "/models/{model}/promote"): Row("operator", "/models/tiny/promote", {"version": "2"}),

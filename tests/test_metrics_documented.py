@@ -100,7 +100,7 @@ def test_series_are_as_many_as_the_docs_say():
     series = ModelSeries(layout, Facts("ab", "flights@1+ab", "1.31.1", "team", 1.0, 0.5)).n_series
     measures, n_fields = layout.measures, len(layout.field_names)
     numbers = len(measures.with_moments)
-    said = 220 + 2 * measures.n_bins + 4 * n_fields + len(measures.measures) + 4 * numbers
+    said = 224 + 2 * measures.n_bins + 4 * n_fields + len(measures.measures) + 4 * numbers
     kinds = [kind for kind, *_ in layout.notes]
     said += sum(kinds.count(kind) for kind in (REPAIRED, CHECK, RULE, RULE_ERROR))
     assert abs(series - said) < 5

@@ -260,6 +260,28 @@ def test_a_dry_run_compares_with_what_stands_now(whole: Bundle):
     assert back.changed > 0
 
 
+def test_a_dry_run_of_an_end_shows_what_comes_back(whole: Bundle):
+    changes = Changes(policies={"distance": {"missing": "rules"}})
+    there, back = dry_run(whole, changes), dry_run(whole, NO_CHANGES, standing=changes)
+    assert (back.before, back.after) == (there.after, there.before)
+    assert back.changed == there.changed > 0
+    with pytest.raises(OverrideRefused, match="nothing is changed"):
+        dry_run(whole, NO_CHANGES)
+
+
+def test_a_dry_run_knows_of_a_rung_that_is_forced_besides(whole: Bundle):
+    changes = Changes(rung="baseline")
+    assert dry_run(whole, changes, forced="rules").changed == 0
+    assert dry_run(whole, changes).changed > 0
+
+
+def test_changes_name_their_parts():
+    assert Changes().parts == ()
+    assert Changes(rules=()).parts == ("rules",)
+    every = Changes(policies={"a": {"missing": "rules"}}, values={"a": 0}, rung="rules")
+    assert every.parts == ("policies", "values", "rung")
+
+
 def test_a_dry_run_says_what_no_golden_row_shows(whole: Bundle):
     alone = structs.replace(
         whole.golden, rows=tuple(row for row in whole.golden.rows if row.flags[0] != 1)

@@ -17,6 +17,7 @@ from server.cli import (
     force_fallback,
     init,
     inspect,
+    override,
     predict,
     publish,
     selftest,
@@ -59,6 +60,7 @@ app.command()(swaps.unload)
 app.command()(trials.shadow)
 app.command()(trials.canary)
 app.command()(force_fallback.force_fallback)
+app.command()(override.override)
 app.command()(selftest.selftest)
 app.command()(events.events)
 app.add_typer(token.app, name="token")

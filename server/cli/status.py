@@ -50,6 +50,14 @@ def _row(model: dict[str, Any]) -> tuple[Any, ...]:
     if said:
         until = f" until {said['expires']}" if said["expires"] else ""
         why = f"{said['by']} at {said['at']}{until}: {said['reason']}"
+    if override := model["override"]:
+        parts = ", ".join(
+            part for part, said in override["changes"].items() if said not in (None, {})
+        )
+        line = (
+            f"{override['by']} overrides {parts} until {override['expires']}: {override['reason']}"
+        )
+        why = f"{why}; {line}" if why else line
     answers = model["forced"] or ("model" if model["state"] == "live" else None)
     second = model["second"]
     beside = None if second is None else f"{second['version']} ({second['slot']})"

@@ -14,6 +14,7 @@ from server.ops.access import AccessRefused, Guard
 from server.ops.desk import Desk, ReplaceWorkers
 from server.ops.forcing import ForceFallback
 from server.ops.ledger import OperatorError
+from server.ops.overriding import AskOverride
 from server.ops.selftesting import SetSelftest
 from server.ops.status import status_of
 from server.ops.swaps import Load, Promote, Rollback, Unload
@@ -25,7 +26,7 @@ from server.tokens import Token
 NO_SUCH_PATH: Final = (
     "nothing is served at this path; there are GET /metrics, GET /health/live, GET /health/ready "
     "and GET /health/startup for everybody, GET /status and GET /events with a viewer's token, and "
-    "POST /models/{model}/load, unload, promote, rollback, canary, shadow, selftest and "
+    "POST /models/{model}/load, unload, promote, rollback, canary, shadow, selftest, override and "
     "force-fallback and POST /workers/replace with an operator's. Predictions are on the data port."
 )
 LARGEST_BODY_BYTES: Final = 65_536
@@ -112,6 +113,12 @@ def _add_operators_calls(app: FastAPI, guard: Guard, desk: Desk) -> None:
         return await refused(request, OperatorError("invalid", f"{what}: {problem['msg']}"))
 
     app.add_exception_handler(RequestValidationError, wrong)  # pyright: ignore[reportArgumentType]
+
+    @app.post("/models/{model}/override")
+    async def override(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Tries other policies, values or rules on the golden rows, and puts them to use."""
+        asked = await _body_of(request, AskOverride)
+        return _json(await desk.overriding.override(model, asked, who=token.name))
 
     @app.post("/models/{model}/load")
     async def load(model: str, request: Request, token: Annotated[Token, operator]) -> Response:

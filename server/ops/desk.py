@@ -1,7 +1,7 @@
 """Where operators' calls are taken: one at a time, each checked, written down, then done.
 
 See `server.ops.ledger` for the order of a change, `server.ops.swaps` for those of slots, and
-`server.ops.forcing` for those of a lower rung.
+`server.ops.forcing` and `server.ops.overriding` for those of who answers.
 """
 
 import time
@@ -16,6 +16,7 @@ from server.events import EventLog
 from server.facts import StateFacts
 from server.ops.forcing import Forcing
 from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
+from server.ops.overriding import Overriding
 from server.ops.selftesting import Selftesting
 from server.ops.swaps import Swaps
 from server.runtime import CannotReplace, Runtime
@@ -46,6 +47,7 @@ class Desk:
 
     Attributes:
         forcing: takes the calls that force a lower rung.
+        overriding: takes those that change policies, values and rules for a time.
         selftesting: takes the calls that say what follows where a self-test fails.
         swaps: takes those that change which bundle answers.
     """
@@ -64,6 +66,7 @@ class Desk:
         self._runtime = runtime
         self._ledger = Ledger(runtime, folder, facts, events)
         self.forcing: Final = Forcing(self._ledger, now=now)
+        self.overriding: Final = Overriding(self._ledger, now=now)
         self.selftesting: Final = Selftesting(self._ledger)
         self.swaps: Final = Swaps(self._ledger, store)
 
@@ -79,12 +82,14 @@ class Desk:
     async def open(self) -> None:
         """Takes up what was said before a restart, now that the models are open."""
         await self.forcing.open()
+        await self.overriding.open()
         await self.selftesting.open()
         await self.swaps.open()
 
     def close(self) -> None:
         """Forgets the timers; what expires while no server runs ends at the next start."""
         self.forcing.close()
+        self.overriding.close()
 
     async def replace_workers(self, asked: ReplaceWorkers, *, who: str) -> Replaced:
         """Replaces all workers, one by one.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -14,7 +14,7 @@ from server.facts import ForcedFact, Telling
 from server.logs import logger
 from server.ops.expiry import Expiries
 from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
-from server.routes import Forced, Served
+from server.routes import Forced, Served, said
 
 LONGEST_FORCED_SECONDS: Final = 7 * 86_400
 AT_THE_START: Final = "it expired, ended with its version, or a setting says otherwise"
@@ -80,7 +80,7 @@ class Forcing:
             if route is None:
                 continue
             rung = facts.forced_rung(model, route.bundle.version, now)
-            if rung is not None and rung == route.forced:
+            if rung is not None and rung == route.said:
                 left[model] = fact
         ended = [
             forced_ended(model, fact, "server", AT_THE_START)
@@ -113,7 +113,7 @@ class Forcing:
         done = Done(
             model=model,
             version=route.bundle.version,
-            before=route.forced,
+            before=route.said,
             after=asked.rung,
             generation=self._runtime.routes.generation,
             changed=self._changes(model, forcing),
@@ -158,7 +158,7 @@ class Forcing:
 
     def _changes(self, model: str, forcing: _Forcing) -> bool:
         """Whether there is anything to do: another rung, or the same with another end."""
-        if forcing.route.forced != forcing.asked.rung:
+        if forcing.route.said != forcing.asked.rung:
             return True
         known = self._ledger.facts.forced.get(model)
         return forcing.asked.expires_seconds is not None or (
@@ -168,11 +168,11 @@ class Forcing:
     async def _do(self, model: str, forcing: _Forcing, who: str) -> None:
         others = {n: fact for n, fact in self._ledger.facts.forced.items() if n != model}
         forced = others if forcing.fact is None else {**others, model: forcing.fact}
-        route = replace(forcing.route, forced=forcing.asked.rung)
+        route = said(forcing.route, forcing.asked.rung)
         facts: dict[str, Any] = {"reason": forcing.asked.reason}
         if forcing.asked.expires_seconds is not None:
             facts["expires_seconds"] = forcing.asked.expires_seconds
-        telling = _telling(model, forcing.route.forced, forcing.asked.rung, who, facts)
+        telling = _telling(model, forcing.route.said, forcing.asked.rung, who, facts)
         await self._ledger.publish(lambda table: table.with_route(route), telling, forced=forced)
         _log.warning("forced", model=model, before=telling.before, after=telling.after, who=who)
         self._end_later(model, forcing.fact)

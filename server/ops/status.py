@@ -9,6 +9,7 @@ import msgspec
 from server.events import Head
 from server.facts import StateFacts
 from server.findings import Finding
+from server.ops.overriding import OverrideShown, shown
 from server.routes import Forced, Second, Served
 from server.runtime import Runtime, WorkerStatus
 from server.version import installed_version
@@ -21,7 +22,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
         state: `live` or `not_loaded`; `why` says why not.
         second: the candidate or the previous version, if one is loaded.
         forced: the highest rung that may answer, if an operator wants a lower one than the model.
-        forced_by: who said so, when, why and until when; None for a setting.
+        forced_by: who said so with `force-fallback`, when, why and until when; None for a setting.
+        override: what an operator has changed for a time, which may be the rung too.
     """
 
     model: str
@@ -36,6 +38,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     breaker: str | None = None
     forced: Forced | None = None
     forced_by: dict[str, Any] | None = None
+    override: OverrideShown | None = None
     second: "SecondStatus | None" = None
 
 
@@ -143,12 +146,13 @@ def _live(route: Served, facts: StateFacts) -> ModelStatus:
         breaker=route.breaker.state,
         forced=route.forced,
         forced_by=_said(route, facts),
+        override=shown(route.override),
     )
 
 
 def _said(route: Served, facts: StateFacts) -> dict[str, Any] | None:
     fact = facts.forced.get(route.bundle.name)
-    if route.forced is None or fact is None:
+    if route.said is None or fact is None:
         return None
     ends = None if fact.expires is None else datetime.fromtimestamp(fact.expires, UTC)
     return {

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -20,10 +19,11 @@ from server.ops.causes import cause_of
 from server.ops.contracts import ContractShown, check_contract, contract_of
 from server.ops.forcing import forced_ended
 from server.ops.ledger import Ledger, OperatorError
+from server.ops.overriding import override_ended
 from server.ops.release import freed
 from server.ops.trials import Canary, Shadow, TrialChanged, Trials
 from server.room import NoRoom, check_before
-from server.routes import AnyRoutes, Role, Second
+from server.routes import AnyRoutes, Role, Second, said
 from server.runtime import Change
 from server.settings import SettingsError
 
@@ -432,20 +432,26 @@ class Swaps:
     async def _flip(
         self, kind: str, call: Call, done: Swapped, role: Role, fact: SlotsFact
     ) -> Swapped:
-        """Exchanges the slots; what an operator forced ends with the version it was said of."""
+        """Exchanges the slots; what an operator said of a version ends with it."""
         model, facts = call.model, self._ledger.facts
-        forced = {name: said for name, said in facts.forced.items() if name != model}
-        said = facts.forced.get(model)
+        forced, overrides = dict(facts.forced), dict(facts.overrides)
+        forcing, override = forced.pop(model, None), overrides.pop(model, None)
+        ended: list[Telling] = []
+        if forcing is not None:
+            ended.append(forced_ended(model, forcing, call.who, ENDED))
+        if override is not None:
+            ended.append(override_ended(model, override, call.who, ENDED))
 
         def change(table: AnyRoutes) -> AnyRoutes:
             live = table.live.get(model)
-            if said is not None and live is not None:
-                table = table.with_route(replace(live, forced=None))
+            if live is not None:
+                live = live.without_override()
+                table = table.with_route(live if forcing is None else said(live, None))
             return table.flipped(model, role)
 
         slots = {**facts.slots, model: fact}
-        ended = [] if said is None else [forced_ended(model, said, call.who, ENDED)]
-        return await self._publish(kind, call, done, change, slots, *ended, forced=forced)
+        kept = {"forced": forced, "overrides": overrides}
+        return await self._publish(kind, call, done, change, slots, *ended, **kept)
 
     async def _publish(
         self,
