@@ -1,9 +1,11 @@
 """The timed self-test: what it finds where memory is spoilt under a server, and what follows."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -32,7 +34,6 @@ from tests.memory import exchange, places_of
 from tests.operating import Since, ask, bearer
 from tests.packed import edited, full_bundle, rewritten
 from tests.three import NAME, pack_three
-from tests.workers import wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc"),
@@ -40,6 +41,7 @@ pytestmark = [
 ]
 
 GOLDEN_ROWS = 10
+WAIT_SECONDS = 60.0
 MARKS = (10007, 20011, 30011, 40009, 50021, 60013, 70001, 80021)
 """Weights that nothing else in memory looks like; with those that take them back they sum to 1."""
 
@@ -95,6 +97,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Looks seldom: who asks all the time leaves a server in the same process none to spare."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not is_so():
+        assert time.monotonic() < end, "it did not come to hold in time"
+        time.sleep(0.2)
+
+
 class Watched:
     """A server whose self-test is quick, and short ways to ask it."""
 
@@ -112,8 +122,12 @@ class Watched:
         assert answer.status == 200, answer.body
         return answer.json
 
-    def predict(self, *headers: str) -> Response:
-        return self.client.send(post(f"/predict/{NAME}", b'{"x": 5.0, "y": 1.0}', *headers))
+    def answers(self, *headers: str) -> list[Response]:
+        """Over connections that are open at once, and so dealt to all workers."""
+        request = post(f"/predict/{NAME}", b'{"x": 5.0, "y": 1.0}', *headers)
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(self.client.connect()) for _ in range(8)]
+            return [connection.ask(request) for connection in opened]
 
     def status(self) -> Any:
         return self.ask("/status").json
@@ -132,9 +146,9 @@ class Watched:
         name = "keelmark_golden_rows_total"
         return lambda: self.metric(name, more=',result="same"') >= same + more
 
-    def served_by(self, answers: int = 40) -> set[tuple[str, str]]:
-        """Who answers over new connections, which go to all workers in turn, and why."""
-        found = [self.predict().json for _ in range(answers)]
+    def served_by(self) -> set[tuple[str, str]]:
+        """Who answers in all workers, and why."""
+        found = [answer.json for answer in self.answers()]
         return {(each["served_by"], ",".join(each.get("reasons", ()))) for each in found}
 
 
@@ -159,7 +173,8 @@ class Spoiling:
 
     def __exit__(self, *_: object) -> None:
         good, bad = weights().tobytes(), weights(are_spoilt=True).tobytes()
-        exchange(self._pid, self._places, bad, good)
+        with contextlib.suppress(FileNotFoundError):  # the process has ended
+            exchange(self._pid, self._places, bad, good)
 
 
 # what happens under a server
@@ -184,8 +199,8 @@ def test_spoilt_memory_is_found_and_lower_rungs_answer_until_it_is_good_again(
         answers = server.served_by()
         assert ("rules", "selftest") in answers
         assert answers - {("rules", "selftest")} == (set() if workers == 1 else {("model", "")})
-        strict = [server.predict("Keelmark-Strict: 1").status for _ in range(20)]
-        assert set(strict) == ({503} if workers == 1 else {200, 503})
+        strict = {answer.status for answer in server.answers("Keelmark-Strict: 1")}
+        assert strict == ({503} if workers == 1 else {200, 503})
         ready = server.client.ops("/health/ready")
         assert (ready.status, ready.json["models"][NAME]["selftest"]) == (200, "failing")
         (failing,) = server.status()["selftests"]
@@ -226,6 +241,17 @@ def test_an_operator_may_let_the_model_answer_all_the_same(server: Watched):
     wait_until(lambda: server.metric("keelmark_golden_failing") == 0)
     refused = server.ask(f"/models/{NAME}/selftest", body | {"version": "9"})
     assert refused.error["code"] == "unknown_version"
+
+
+def test_a_worker_that_fails_is_replaced_and_the_new_one_is_good(server: Watched, workers: int):
+    if workers == 1:
+        return
+    with Spoiling(server.pids()[1]):
+        wait_until(lambda: [each["slots"] for each in server.status()["selftests"]] == [[1]])
+        assert server.ask("/workers/replace", {}).json == {"replaced": 2}
+    assert server.status()["selftests"] == []
+    assert server.metric("keelmark_golden_failing") == 0
+    assert server.served_by() == {("model", "")}
 
 
 def test_what_an_operator_said_survives_a_restart(
@@ -273,7 +299,7 @@ def test_a_model_that_is_altered_on_disk_after_it_was_opened_changes_nothing(ser
             file.write(content.replace(weights().tobytes(), weights(are_spoilt=True).tobytes()))
         wait_until(server.rounds(1))
         assert server.metric("keelmark_golden_failing") == 0
-        assert server.predict().json["prediction"] == 1105
+        assert {answer.json["prediction"] for answer in server.answers()} == {1105}
     finally:
         copy.write_bytes(content)
 
