@@ -4,6 +4,7 @@ It answers with data over a pipe. Whether it failed is judged by one thing: no a
 """
 
 import json
+import math
 import os
 import select
 import signal
@@ -12,7 +13,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -23,6 +26,9 @@ LARGEST_COMPLAINT: Final = 1 << 20
 SECONDS_TO_END: Final = 5.0
 LOOK_SECONDS: Final = 0.05
 """How often it is looked whether the task was cancelled."""
+STARVING_SECONDS: Final = 2.0
+LEAST_SHARE: Final = 0.25
+"""Of a processor, which a child gets at least that takes only what is left."""
 SHOWN_COMPLAINT: Final = 400
 ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 """All that the child's environment has; one BLAS thread saves 40 MB."""
@@ -52,6 +58,10 @@ def ask_child(
 ) -> bytes:
     """What a function says of a task, in a process of its own. Blocks until it is said.
 
+    Where the machine has processors to spare, it takes only what is left of them: requests that are
+    answered on the same machine do not wait for it. Where nothing is left after all it begins again
+    with its share.
+
     Args:
         answers: `module:function`; it takes the task as a dict, with `network`, which says whether
             there is none, and gives bytes.
@@ -63,7 +73,14 @@ def ask_child(
         NoAnswer: it crashed, hung, used more than it may, or was cancelled.
     """
     with tempfile.TemporaryFile() as complaint:
-        answer, why = _asked({"answers": answers, **task}, limits, complaint, cancelled)
+        task = {"answers": answers, **task}
+        try:
+            spare = {"is_spare": has_spare_processors()}
+            answer, why = _asked(task | spare, limits, complaint, cancelled)
+        except _Starved:
+            complaint.seek(0)
+            complaint.truncate()
+            answer, why = _asked(task | {"is_spare": False}, limits, complaint, cancelled)
         if answer:
             return answer
         complaint.seek(0)
@@ -92,7 +109,13 @@ def _asked(
         os.close(writable)
         writable = -1
         deadline = time.monotonic() + limits.wall_seconds
-        answer, is_whole = _read_until(readable, deadline, cancelled)
+        look = partial(_check_fed, process.pid, time.monotonic()) if task["is_spare"] else None
+        try:
+            answer, is_whole = _read_until(readable, deadline, cancelled, look)
+        except _Starved:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         if not is_whole:
             os.killpg(process.pid, signal.SIGKILL)
         code = _ended(process)
@@ -109,6 +132,36 @@ def _asked(
     return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
 
 
+def has_spare_processors() -> bool:
+    """Whether fewer want to run than there are processors, of late; False where nobody says."""
+    try:
+        return os.getloadavg()[0] < len(os.sched_getaffinity(0))
+    except (OSError, AttributeError):  # not Linux
+        return False
+
+
+class _Starved(Exception):
+    """A child that takes only what is left of the processors gets hardly anything."""
+
+
+def _check_fed(pid: int, began: float) -> None:
+    """Looks at how long a child has run.
+
+    Raises:
+        _Starved: it is too little of the time that has passed.
+    """
+    passed = time.monotonic() - began
+    if passed > STARVING_SECONDS and _ran_seconds(pid) < passed * LEAST_SHARE:
+        raise _Starved
+
+
+def _ran_seconds(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[0]) / 1e9
+    except (OSError, ValueError, IndexError):  # it has ended, or nobody counts
+        return math.inf
+
+
 def _ended(process: subprocess.Popen[bytes]) -> int:
     """The exit code; a child that has said all it has to say may not hang on its way out."""
     try:
@@ -118,14 +171,28 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def _read_until(descriptor: int, deadline: float, cancelled: threading.Event) -> tuple[bytes, bool]:
-    """What is written before the other end closes, and whether that is all: it closed in time."""
+def _read_until(
+    descriptor: int,
+    deadline: float,
+    cancelled: threading.Event,
+    look: Callable[[], None] | None,
+) -> tuple[bytes, bool]:
+    """What is written before the other end closes, and whether that is all: it closed in time.
+
+    Args:
+        descriptor: that is read.
+        deadline: monotonic.
+        cancelled: ends it early when it is set.
+        look: is called while there is nothing to read; what it raises ends it.
+    """
     pieces, size = list[bytes](), 0
     while size <= LARGEST_ANSWER:
         left = deadline - time.monotonic()
         if left <= 0 or cancelled.is_set():
             return b"", False
         if not select.select([descriptor], [], [], min(left, LOOK_SECONDS))[0]:
+            if look is not None:
+                look()
             continue
         piece = os.read(descriptor, 1 << 16)
         if not piece:

@@ -27,6 +27,8 @@ def main() -> None:
     """Reads its task from the command line and writes the answer to the given pipe."""
     pipe, task = int(sys.argv[1]), json.loads(sys.argv[2])
     limit(task)
+    if task["is_spare"]:
+        give_way()
     network = "isolated" if leave_network() else "not isolated"
     end_with(task["parent"])
     sys.path[:] = task["path"]
@@ -51,6 +53,14 @@ def _limit(which: int, soft: int, hard: int) -> None:
     if most != resource.RLIM_INFINITY:
         soft, hard = min(soft, most), min(hard, most)
     resource.setrlimit(which, (soft, hard))
+
+
+def give_way() -> None:
+    """Takes only what nobody else wants of the processors; what it imports and starts too."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (OSError, AttributeError):  # not Linux
+        return
 
 
 def leave_network() -> bool:

@@ -1,0 +1,53 @@
+"""A child process that stays behind requests while there is something left for it."""
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from models import child
+from models.child import ChildLimits, ask_child
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="idle scheduling is Linux'")
+
+LIMITS = ChildLimits(address_space_bytes=1 << 30, cpu_seconds=10, wall_seconds=60.0)
+
+
+def policy(_: dict[str, Any]) -> bytes:
+    """How the child is scheduled; it takes a while where it stays behind."""
+    found = os.sched_getscheduler(0)
+    if found == os.SCHED_IDLE:
+        time.sleep(1)
+    return str(found).encode()
+
+
+def asked() -> int:
+    return int(ask_child(f"{__name__}:policy", {}, LIMITS, threading.Event()))
+
+
+@pytest.mark.parametrize("has_spare", [True, False])
+def test_a_child_stays_behind_where_there_are_processors_to_spare(
+    monkeypatch: pytest.MonkeyPatch, *, has_spare: bool
+):
+    monkeypatch.setattr(child, "has_spare_processors", lambda: has_spare)
+    monkeypatch.setattr(child, "LEAST_SHARE", 0.0)
+    assert asked() == (os.SCHED_IDLE if has_spare else os.SCHED_OTHER)
+
+
+def test_a_child_that_gets_nothing_begins_again_with_its_share(monkeypatch: pytest.MonkeyPatch):
+    """One that sleeps gets nothing either."""
+    monkeypatch.setattr(child, "has_spare_processors", lambda: True)
+    monkeypatch.setattr(child, "STARVING_SECONDS", 0.3)
+    monkeypatch.setattr(child, "LEAST_SHARE", 0.9)
+    assert asked() == os.SCHED_OTHER
+
+
+def test_a_busy_machine_has_nothing_to_spare(monkeypatch: pytest.MonkeyPatch):
+    processors = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (processors - 0.5, 0.0, 0.0))
+    assert child.has_spare_processors()
+    monkeypatch.setattr(os, "getloadavg", lambda: (float(processors), 0.0, 0.0))
+    assert not child.has_spare_processors()
