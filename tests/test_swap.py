@@ -20,8 +20,9 @@ import pytest
 
 from models.store import Store
 from server.cli.ops_client import NotRunning, ServerSaysNo, call
-from server.events import events_in
+from server.events import EventLog, events_in
 from server.facts import read_facts
+from server.ops import ledger
 from server.regions import Region
 from server.retired import KEPT_SECONDS, Retired
 from server.runtime import Prepared
@@ -232,6 +233,26 @@ def test_what_an_operator_forced_ends_with_the_version(server: Swapped):
     server.do("rollback")
     assert predict(server.client, record()).json["served_by"] == "model"
     assert read_facts(server.state).forced == {}
+
+
+def test_a_full_disk_refuses_a_promotion_and_changes_nothing(
+    server: Swapped, monkeypatch: pytest.MonkeyPatch
+):
+    """It takes no event of that either."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    generation = server.do("load", version="2")["generation"]
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "write_facts", full)
+        patched.setattr(EventLog, "append", full)
+        answer = server.ask("promote", version="2")
+    assert (answer.status, answer.error["cause"]) == (409, "disk")
+    assert "nothing was changed; make room there" in answer.error["message"]
+    assert (server.slots(), server.answers()) == (("1", "2", None), 1)
+    assert server.do("promote", version="2")["generation"] > generation + 1
+    assert server.answers() == 2
 
 
 # under load

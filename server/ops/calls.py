@@ -77,5 +77,8 @@ async def called(
             ledger.runtime.swaps.refused(swap, error.cause)
             facts = call.words | {"code": error.code, "cause": error.cause, "why": str(error)}
             _log.warning("swap_refused", model=model, who=who, **facts)
-            await ledger.tell("swap_refused", who=who, model=shortened(model), facts=facts)
+            try:
+                await ledger.tell("swap_refused", who=who, model=shortened(model), facts=facts)
+            except OSError as unwritten:  # a full disk, say, which may be why it is refused
+                _log.error("event_not_written", kind="swap_refused", reason=str(unwritten))
         raise
