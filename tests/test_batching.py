@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from models.bundle import Bundle
+from models.gate import GateReport, run_gate
 from models.vocabulary import OUTCOMES
 from server.asked import Asked, Request
 from server.core import Core
@@ -25,6 +27,8 @@ from server.protocols.predict import Answer
 from server.regions import read_totals
 from server.settings import Settings
 from server.standing import read_standing
+from tests.in_thread import server_over
+from tests.operating import events
 from tests.tiny import GOOD, NAME
 
 CURVE = {1: 2e-3, 2: 2.1e-3, 4: 2.3e-3, 8: 2.7e-3, 16: 3.5e-3}
@@ -382,3 +386,22 @@ def test_every_request_is_answered_once_and_every_row_counted(bundle: Bundle, da
     ]
     assert sum(trial.outcomes.values()) == 1 + sum(sizes)
     assert (trial.standing.abandoned_active, trial.standing.queued) == (0, 0)
+
+
+# where there is none
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_a_bundle_that_has_other_bits_in_batches_here_is_told_of(
+    store: Path, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_exact: bool
+):
+    def examined(*given: Any, **more: Any) -> GateReport:
+        return structs.replace(run_gate(*given, **more), batch_exact=is_exact)
+
+    monkeypatch.setattr("server.opening.run_gate", examined)
+    with server_over(store, tmp_path, workers=workers) as client:
+        assert client.predict([GOOD] * 3).status == 200
+        limit = client.metric(f'keelmark_batch_rows_limit{{model="{NAME}",version="1"}}')
+        assert (limit > 1) is is_exact
+    told = [(event.model, event.facts) for event in events(tmp_path, "batching_off")]
+    assert told == ([] if is_exact else [(NAME, {"version": "1"})])
