@@ -1,7 +1,6 @@
 """Who may ask what of the ops port: a row for each of its routes, tried with every wrong caller."""
 
 import contextlib
-import sys
 from collections.abc import Generator
 from itertools import product
 from pathlib import Path
@@ -65,22 +64,6 @@ ROUTES: dict[tuple[str, str], Row] = {
 GUARDED = [route for route, row in ROUTES.items() if row.access != "open"]
 CHANGES = [route for route, row in ROUTES.items() if row.access == "operator"]
 OPEN = [route for route, row in ROUTES.items() if row.access == "open"]
-
-
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def state(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state folder of the server that most tests share."""
-    return tmp_path_factory.mktemp("state")
 
 
 @pytest.fixture(scope="module")
