@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -34,16 +33,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pack_three(store, 2, version="strict", policies={"y": {"missing": "reject"}})
     Store(store).set_live(NAME, "1", by="the tests")
     return store
-
-
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Shadows, in one process and with workers alike: compared, counted, and noticed by nobody."""
 
 import json
-import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -64,16 +63,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pack_three(store, 2, version="raising", model=raising_model())
     Store(store).set_live(NAME, "1", by="the tests")
     return store
-
-
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
 
 
 class Shadowing(Swapping):
