@@ -100,6 +100,10 @@ EVENT_KINDS: Final = (
     "selftest_passed",
     "selftest_set",
     "batching_off",
+    "deploy_started",
+    "deploy_resumed",
+    "deploy_advanced",
+    "deploy_ended",
 )
 """What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
 longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out.
@@ -121,8 +125,9 @@ SELFTEST_ACTIONS: Final = ("fallback", "report")
 SLOTS: Final = ("live", "candidate", "previous")
 """What a loaded bundle is to its model: it answers; it may be promoted; it was live before."""
 
-SWAPS: Final = ("load", "unload", "promote", "rollback", "canary", "shadow", "override")
-"""What operators do with the two slots of a model, and with who answers for it."""
+SWAPS: Final = ("load", "unload", "promote", "rollback", "canary", "shadow", "override", "deploy")
+"""What operators do with the two slots of a model, and with who answers for it. A deploy
+does others in its turn."""
 
 SWAP_RESULTS: Final = ("done", "refused")
 """What became of it; a refused one changed nothing."""
@@ -237,8 +242,19 @@ ROLLOUT_REASONS: Final = (
     "lost",
     "few_requests",
     "time",
+    "cancelled",
+    "overruled",
+    "refused",
 )
-"""Why. The last two are what a deploy waits for; it holds for them, and for what is doubtful."""
+"""Why. `few_requests` and `time` are what a deploy waits for; it holds for them, and for what is
+doubtful. `cancelled`, `overruled`: an operator ended it, by a word or by deed; `refused`: what it
+had to do could not be done."""
+
+DEPLOY_STAGES: Final = ("load", *ROLLOUT_STAGES)
+"""What a deploy may be at: before the stages of its plan the candidate is loaded."""
+
+DEPLOY_RESULTS: Final = ("promoted", "rolled_back", "held")
+"""What became of deploys."""
 
 SPARE_KINDS: Final = ("shadow", "selftest")
 """What is done while nobody waits: a candidate answers copies; golden rows are replayed."""

@@ -447,6 +447,20 @@ OF_WORKERS: Final = (WORKERS, WORKERS_REPLACED, WORKER_CONNECTIONS, WORKER_MEMOR
 OF_SWAPS: Final = (GENERATION, SWAPS, SWAP_REFUSALS, SWAP_DURATION, RELEASE_STALL)
 """Of the server as a whole."""
 
+DEPLOY_STAGE: Final = Metric(
+    name="keelmark_deploy_stage",
+    kind="gauge",
+    labels=("model", "stage"),
+    help="1 for the stage that a deploy of the model is in, 0 for the others.",
+)
+DEPLOYS: Final = Metric(
+    name="keelmark_deploys_total",
+    kind="counter",
+    labels=("result",),
+    help="Deploys by what became of them: promoted, rolled back, or held for somebody's verdict.",
+)
+OF_DEPLOYS: Final = (DEPLOY_STAGE, DEPLOYS)
+
 METRICS: Final = (
     REQUESTS,
     ERRORS,
@@ -498,6 +512,7 @@ METRICS: Final = (
     SHADOW_DIFFERENCE,
     SHADOW_RUNS,
     *OF_SWAPS,
+    *OF_DEPLOYS,
     LOOP_LAG,
     RUNNER_BUSY,
     RUNNER_DEATHS,

@@ -22,7 +22,7 @@ from server.cost import UNMEASURED_BELOW, UNREAD, ReadCost, RunCost
 from server.notes import NoteWriter
 from server.pace import Pace
 from server.protocols.predict import AnswerWriter
-from server.regions import Counter
+from server.regions import Counter, Region
 from server.series import ModelSeries
 from server.settings import SelftestAction
 from server.shadow_counters import ShadowCounter
@@ -104,6 +104,11 @@ class Route:
             below=rungs.below,
         )
         return said(changed, self.said)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Where its rows are counted: in one region, of this process."""
+        return (self.counter.region,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,7 @@ class Serving:
             delay_seconds: how long everything is still answered, with `Connection: close`.
             hurry: ends the delay early when it is set.
         """
+        self._desk.drain()
         self._port.drain()
         hurry = hurry or asyncio.Event()
         with contextlib.suppress(TimeoutError):
@@ -170,6 +171,7 @@ class Serving:
         self._ops.should_exit = True
         await asyncio.gather(*self._tasks)
         self._ops_socket.close()
+        await self._desk.until_quiet()
         self._desk.close()
         self.events.append("stopped")
         self.events.close()

@@ -6,6 +6,7 @@ from typing import Final
 
 from models.vocabulary import REFUSAL_CAUSES, SWAP_RESULTS, SWAPS
 from server import catalogue
+from server.deploy_counters import DeployCounters
 from server.lines import Page, histogram_template, single
 from server.release_counters import ReleaseCounters
 
@@ -21,10 +22,12 @@ class SwapCounters:
     """On the loop.
 
     Attributes:
+        deploys: of all models.
         releases: of what was loaded before.
     """
 
     def __init__(self) -> None:
+        self.deploys = DeployCounters()
         self.releases = ReleaseCounters()
         self._results: dict[tuple[str, str], int] = dict.fromkeys(product(SWAPS, SWAP_RESULTS), 0)
         self._causes: dict[str, int] = dict.fromkeys(REFUSAL_CAUSES, 0)
@@ -55,7 +58,8 @@ class SwapCounters:
         )
         durations = _DURATIONS % tuple(chain.from_iterable(map(self._numbers, SWAPS)))
         page = {name: results, refusals: causes, catalogue.SWAP_DURATION.name: durations}
-        return page | self.releases.page() | single(catalogue.GENERATION, generation)
+        page |= self.deploys.page() | self.releases.page()
+        return page | single(catalogue.GENERATION, generation)
 
     def _numbers(self, swap: str) -> list[float]:
         """Of its histogram: counts up to every bound, sum, count."""

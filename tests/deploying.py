@@ -105,7 +105,7 @@ def pack_risk(store: Path, version: str, made: Made = LIVE, **given: Any) -> Pat
 
 def _native(f: NDArray[np.float32], weights: tuple[float, ...], made: Made) -> NDArray[np.float32]:
     a, b, c = np.array(weights, np.float32)
-    found = 1 / (1 + np.exp(-(a * f[:, 0] + b * f[:, 1] + c)))
+    found = (1 + np.tanh((a * f[:, 0] + b * f[:, 1] + c) / 2)) / 2  # the sigmoid, of anything
     if made.fails_above is not None:
         found[f[:, 1] > made.fails_above] = np.nan
     return found.astype(np.float32)

@@ -59,6 +59,9 @@ ROUTES: dict[tuple[str, str], Row] = {
     ("POST", "/models/{model}/shadow"): Row(
         "operator", "/models/tiny/shadow", {"version": "2", "share": 0.5}
     ),
+    ("GET", "/models/{model}/deploy"): Row("viewer", "/models/tiny/deploy"),
+    ("POST", "/models/{model}/deploy"): Row("operator", "/models/tiny/deploy", {"version": "2"}),
+    ("POST", "/models/{model}/deploy/cancel"): Row("operator", "/models/tiny/deploy/cancel", {}),
     ("POST", "/workers/replace"): Row("operator", "/workers/replace", {}),
 }
 GUARDED = [route for route, row in ROUTES.items() if row.access != "open"]

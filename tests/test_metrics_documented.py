@@ -78,7 +78,9 @@ def test_every_metric_is_on_the_page_and_nothing_else():
     own = WorkerStatus(slot=0, pid=1, state="ready", connections=2, memory_bytes=3, cpu_seconds=0.5)
     workers = worker_page([own], [0.5, 0.0], dict.fromkeys(REPLACEMENT_REASONS, 0))
     budget = SeriesBudget(50_000).page()
-    swaps = SwapCounters().page(generation=3)
+    counters = SwapCounters()
+    counters.deploys.at("flights", "canary")
+    swaps = counters.page(generation=3)
     page = Exposition([HttpCounters()]).page([exposed], TEXT, workers, budget, swaps).decode()
     assert re.findall(r"^# TYPE (keelmark_\w+)", page, re.MULTILINE) == [m.name for m in METRICS]
     labels = {

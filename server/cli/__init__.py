@@ -11,6 +11,7 @@ from features.errors import FeatureError
 from models.errors import ServingError
 from server.cli import (
     demo,
+    deploy,
     diff,
     events,
     features,
@@ -41,7 +42,7 @@ app = typer.Typer(
     # Typer's own tracebacks print local variables, and with them records.
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done; 1 refused: the bundle or the records did not pass; 2 wrong usage "
-    "or settings; 4 what was named is not there or does not answer.",
+    "or settings; 3 a deploy without a verdict; 4 what was named is not there or does not answer.",
 )
 app.command()(init.init)
 app.command()(serve.serve)
@@ -53,6 +54,7 @@ app.command()(features.features)
 app.command()(publish.publish)
 app.command()(demo.demo)
 app.command()(status.status)
+app.command()(deploy.deploy)
 app.command()(swaps.load)
 app.command()(swaps.promote)
 app.command()(swaps.rollback)

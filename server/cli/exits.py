@@ -12,8 +12,10 @@ REFUSED: Final = 1
 """It was looked at and did not pass: a bundle that cannot serve, records that nobody answers."""
 USAGE: Final = 2
 """The command or a setting is wrong; nothing was done."""
+HELD: Final = 3
+"""A deploy ended without a verdict: there was too little to judge by, or somebody interfered."""
 UNAVAILABLE: Final = 4
-"""What was named is not there, or does not answer. (3 is kept for a deploy without a verdict.)"""
+"""What was named is not there, or does not answer."""
 
 
 def code_of(error: Exception) -> int:

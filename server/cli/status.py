@@ -29,6 +29,10 @@ def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson
         rows = [_selftest(failing) for failing in found["selftests"]]
         columns = ("model", "version", "slots", "what follows", "golden row", "got", "expected")
         out().print(table("Self-tests that fail", columns, rows))
+    for deploy in found["deploys"]:
+        head = f"deploy of {deploy['model']} {deploy['version']}: {deploy['stage']}"
+        waits = [reason["sentence"] for reason in deploy["reasons"]]
+        out().print("; ".join([head, *waits]), markup=False)
     events = found["events"]
     out().print(f"events: {events['n']}, the last one's sha256 {events['sha256']}")
 

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from server.apps import PROBED, health_response, speak_our_errors
 from server.events import events_in
 from server.ops.access import AccessRefused, Guard
+from server.ops.deploys import Cancel, Deploy
 from server.ops.desk import Desk, ReplaceWorkers
 from server.ops.forcing import ForceFallback
 from server.ops.ledger import OperatorError
@@ -25,9 +26,10 @@ from server.tokens import Token
 
 NO_SUCH_PATH: Final = (
     "nothing is served at this path; there are GET /metrics, GET /health/live, GET /health/ready "
-    "and GET /health/startup for everybody, GET /status and GET /events with a viewer's token, and "
-    "POST /models/{model}/load, unload, promote, rollback, canary, shadow, selftest, override and "
-    "force-fallback and POST /workers/replace with an operator's. Predictions are on the data port."
+    "and GET /health/startup for everybody, GET /status, GET /events and GET "
+    "/models/{model}/deploy with a viewer's token, and POST /models/{model}/load, unload, promote, "
+    "rollback, canary, shadow, deploy, selftest, override and force-fallback and POST "
+    "/workers/replace with an operator's. Predictions are on the data port."
 )
 LARGEST_BODY_BYTES: Final = 65_536
 MOST_EVENTS: Final = 1_000
@@ -85,7 +87,12 @@ def _add_viewers_pages(app: FastAPI, runtime: Runtime, guard: Guard, desk: Desk)
     @app.get("/status", dependencies=viewer)
     async def status() -> Response:
         """What is served, and what operators have said."""
-        return _json(status_of(runtime, desk.facts, desk.events.head))
+        return _json(status_of(runtime, desk.facts, desk.events.head, desk.deploys))
+
+    @app.get("/models/{model}/deploy", dependencies=viewer)
+    async def deploy_of(model: str) -> Response:
+        """The deploy of a model that goes on, or the last one."""
+        return _json(desk.deploys.seen(model))
 
     @app.get("/events", dependencies=viewer)
     def events(last: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 50) -> Response:
@@ -171,6 +178,18 @@ def _add_calls_of_rungs(app: FastAPI, guard: Guard, desk: Desk) -> None:
 
 def _add_calls_of_trials(app: FastAPI, guard: Guard, desk: Desk) -> None:
     operator = Depends(guard.needs("operator"))
+
+    @app.post("/models/{model}/deploy")
+    async def deploy(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Begins to bring a version to all traffic in stages; answers when that has begun."""
+        asked = await _body_of(request, Deploy)
+        return _json(await desk.deploys.start(model, asked, who=token.name))
+
+    @app.post("/models/{model}/deploy/cancel")
+    async def cancel(model: str, request: Request, token: Annotated[Token, operator]) -> Response:
+        """Has the deploy of a model roll back."""
+        asked = await _body_of(request, Cancel)
+        return _json(await desk.deploys.cancel(model, asked, who=token.name))
 
     @app.post("/models/{model}/canary")
     async def canary(model: str, request: Request, token: Annotated[Token, operator]) -> Response:

@@ -14,6 +14,7 @@ import msgspec
 from models.store import Store
 from server.events import EventLog
 from server.facts import StateFacts
+from server.ops.deploys import Deploys
 from server.ops.forcing import Forcing
 from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
 from server.ops.overriding import Overriding
@@ -50,6 +51,7 @@ class Desk:
         overriding: takes those that change policies, values and rules for a time.
         selftesting: takes the calls that say what follows where a self-test fails.
         swaps: takes those that change which bundle answers.
+        deploys: takes those that bring a version to all traffic in stages.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Desk:
         self.overriding: Final = Overriding(self._ledger, now=now)
         self.selftesting: Final = Selftesting(self._ledger)
         self.swaps: Final = Swaps(self._ledger, store)
+        self.deploys: Final = Deploys(self._ledger, self.swaps, store)
 
     @property
     def facts(self) -> StateFacts:
@@ -76,8 +79,9 @@ class Desk:
         return self._ledger.facts
 
     def catch_up(self) -> None:
-        """Tells the event log what a server that was killed could not; before anything else."""
+        """Takes up what a server that was killed could not tell or end; before anything else."""
         self._ledger.catch_up()
+        self.deploys.read()
 
     async def open(self) -> None:
         """Takes up what was said before a restart, now that the models are open."""
@@ -85,6 +89,15 @@ class Desk:
         await self.overriding.open()
         await self.selftesting.open()
         await self.swaps.open()
+        await self.deploys.open()
+
+    def drain(self) -> None:
+        """Begins nothing more by itself: the server stops."""
+        self.deploys.drain()
+
+    async def until_quiet(self) -> None:
+        """Waits until what it does by itself has ended."""
+        await self.deploys.until_quiet()
 
     def close(self) -> None:
         """Forgets the timers; what expires while no server runs ends at the next start."""

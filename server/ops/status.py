@@ -9,6 +9,8 @@ import msgspec
 from server.events import Head
 from server.facts import StateFacts
 from server.findings import Finding
+from server.ops.deploy_shown import DeployShown
+from server.ops.deploys import Deploys
 from server.ops.overriding import OverrideShown, shown
 from server.routes import Forced, Second, Served
 from server.runtime import Runtime, WorkerStatus
@@ -81,7 +83,10 @@ class SelftestStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the server as a whole; without workers where one process does everything."""
+    """Of the server as a whole; without workers where one process does everything.
+
+    `deploys` are those that go on.
+    """
 
     keelmark: str
     phase: str
@@ -90,15 +95,19 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[WorkerStatus]
     events: EventsHead
     selftests: list[SelftestStatus] = []
+    deploys: list[DeployShown] = []
 
 
-def status_of(runtime: Runtime, facts: StateFacts, head: Head) -> Status:
+def status_of(
+    runtime: Runtime, facts: StateFacts, head: Head, deploys: Deploys | None = None
+) -> Status:
     """The status of what serves.
 
     Args:
         runtime: what serves.
         facts: what operators have said.
         head: of the event log.
+        deploys: of the server.
     """
     routes = runtime.routes
     return Status(
@@ -115,6 +124,7 @@ def status_of(runtime: Runtime, facts: StateFacts, head: Head) -> Status:
         workers=runtime.workers,
         events=EventsHead(head.n, head.sha256),
         selftests=list(_selftests(runtime)),
+        deploys=[] if deploys is None else deploys.going_on,
     )
 
 

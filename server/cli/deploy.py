@@ -1,0 +1,213 @@
+"""`keelmark deploy`: a version comes to all traffic in stages, or is rolled back, by itself.
+
+The deploy is the server's: this command asks for it, and watches.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from server.cli.bundles import AsJson
+from server.cli.deploy_page import Page
+from server.cli.exits import HELD, REFUSED
+from server.cli.force_fallback import seconds_of
+from server.cli.ops_client import NotRunning, OpsUrl, ServerSaysNo, StateDir, call
+from server.cli.show import out, say_json
+from server.settings import SettingsError
+
+LOOK_SECONDS: Final = 0.5
+AWAY_SECONDS: Final = 60.0
+"""So long a server may be away, as when it is started again, before watching ends."""
+START_SECONDS: Final = 300.0
+INTERRUPTED: Final = 130
+CODES: Final = {"promoted": 0, "rolled_back": REFUSED, "held": HELD}
+
+
+def deploy(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[
+        str | None,
+        typer.Argument(help="Version of the store; without one, what goes on is watched."),
+    ] = None,
+    *,
+    shadow: Annotated[
+        str, typer.Option(help="How long it answers copies of requests; 0 for not at all.")
+    ] = "10m",
+    canary: Annotated[
+        str, typer.Option(help="Shares of the callers that it answers, in percent; or none.")
+    ] = "1,10,50",
+    bake: Annotated[
+        str, typer.Option(help="How long each share, and then all traffic, is watched.")
+    ] = "10m",
+    max_wait: Annotated[
+        str, typer.Option(help="How long a stage may last before the deploy is held.")
+    ] = "1h",
+    requests: Annotated[
+        int, typer.Option(min=1, help="That the candidate must have answered in each stage.")
+    ] = 200,
+    evidence: Annotated[
+        Literal["live", "replay"],
+        typer.Option(help="replay puts kept rows to both versions first, for a quiet server."),
+    ] = "live",
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="Table for it beside golden rows: a .csv, .jsonl or .parquet file."),
+    ] = None,
+    max_changed_decisions: Annotated[
+        str | None, typer.Option(help="Share that may be decided otherwise than by live, as 5%.")
+    ] = None,
+    breaking: Annotated[
+        bool, typer.Option("--breaking", help="Even if it breaks requests that are answered now.")
+    ] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Roll back what goes on.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Begin it, and do not watch.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the event log.")] = "",
+    if_generation: Annotated[
+        int | None, typer.Option(help="Only if the route table has this generation still.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    server: OpsUrl = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Brings a version to all traffic in stages, watching it; rolls it back where it is no good.
+
+    Ctrl-C ends the watching, not the deploy. Ends with 0 if it was promoted, 1 if it was rolled
+    back or the server refuses, 3 if it is held: the verdict is yours; 4 if no server answers.
+    """
+    common = {"reason": reason, "if_generation": if_generation, "dry_run": dry_run}
+    where: dict[str, Any] = {"server": server, "state_dir": state_dir}
+    path = f"/models/{model}/deploy"
+    if cancel:
+        done = call(f"{path}/cancel", common, **where)
+    elif version is None:
+        done = call(path, **where)
+    else:
+        body = {
+            "version": version,
+            "shadow_seconds": _seconds(shadow),
+            "canary_percents": percents_of(canary),
+            "bake_seconds": _seconds(bake),
+            "max_wait_seconds": _seconds(max_wait),
+            "requests": requests,
+            "evidence": evidence,
+            "rows": None if rows is None else str(rows.absolute()),
+            "max_changed_decisions": share_of(max_changed_decisions),
+            "breaking": breaking,
+        }
+        done = call(path, body | common, timeout_seconds=START_SECONDS, **where)
+    if done["deploy"] is None:
+        raise NotRunning(f"there is no deploy of {model!r}; name a version to begin one")
+    if dry_run or detach:
+        _show_call(done, as_json=as_json)
+        return
+    if not as_json and version is not None:
+        _show_call(done, as_json=False)
+    ended = watch(path, done["deploy"], where, as_json=as_json)
+    if as_json:
+        say_json(ended)
+    if cancel and ended["result"] == "rolled_back":
+        return
+    raise typer.Exit(CODES[ended["result"]])
+
+
+def watch(
+    path: str, known: dict[str, Any], where: dict[str, Any], *, as_json: bool
+) -> dict[str, Any]:
+    """Shows a deploy until it has ended; gives how.
+
+    Raises:
+        NotRunning: no server answers any more, or another deploy has begun.
+        Exit: somebody has pressed Ctrl-C.
+    """
+    shown, heard = known, time.monotonic()
+    try:
+        with Page(is_shown=not as_json) as page:
+            while True:
+                page.show(shown)
+                if shown["ended"] is not None:
+                    return shown
+                time.sleep(LOOK_SECONDS)
+                try:
+                    shown = call(path, **where)["deploy"]
+                    heard = time.monotonic()
+                except (NotRunning, ServerSaysNo):  # it may be started again just now
+                    if time.monotonic() - heard > AWAY_SECONDS:
+                        raise
+                if shown["id"] != known["id"]:
+                    raise NotRunning(
+                        f"another deploy has begun, of {shown['version']}; `keelmark events` says "
+                        "what became of this one"
+                    )
+    except KeyboardInterrupt:
+        model = known["model"]
+        words = f"it goes on: `keelmark deploy {model}` watches it, `--cancel` rolls it back"
+        out().print(words, markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def percents_of(text: str) -> list[float]:
+    """Shares as people write them.
+
+    >>> percents_of("1,10,50"), percents_of("5%"), percents_of("none")
+    ([1.0, 10.0, 50.0], [5.0], [])
+
+    Raises:
+        SettingsError: they are none.
+    """
+    if text.strip() == "none":
+        return []
+    try:
+        return [float(part.strip().removesuffix("%")) for part in text.split(",")]
+    except ValueError as error:
+        raise SettingsError(
+            f"--canary {text!r} is no list of percentages; write as in 1,10,50, or none"
+        ) from error
+
+
+def share_of(text: str | None) -> float | None:
+    """A share as people write it.
+
+    >>> share_of("5%"), share_of("0.05"), share_of(None)
+    (0.05, 0.05, None)
+
+    Raises:
+        SettingsError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        number = float(text.strip().removesuffix("%"))
+    except ValueError as error:
+        raise SettingsError(f"{text!r} is no share; write as in 5% or 0.05") from error
+    return number / 100 if text.strip().endswith("%") else number
+
+
+def _seconds(text: str) -> float:
+    return 0.0 if text.strip() == "0" else seconds_of(text)
+
+
+def _show_call(done: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        say_json(done)
+        return
+    console, found = out(), done["deploy"]
+    word = "would be deployed" if done["dry_run"] else "is being deployed"
+    if not done["changed"]:
+        word = "is being deployed already" if found["ended"] is None else "has ended"
+    head = f"{found['model']} {found['version']} {word}, beside {found['live']}"
+    console.print(head, markup=False)
+    if done["drops"]:
+        words = f"{done['drops']} is dropped: nobody can roll back to it any more"
+        console.print(words, markup=False)
+    if done["contract"]:
+        console.print(f"contract: {done['contract']['verdict']}", markup=False)
+        for sentence in done["contract"]["changes"]:
+            console.print(f"- {sentence}", markup=False)
+    if done["dry_run"]:
+        for stage in found["stages"]:
+            seconds, requests = stage["seconds"], stage["requests"]
+            needs = f", {requests} requests" if requests else ""
+            console.print(f"{stage['name']}: {seconds:g} s{needs}", markup=False)
