@@ -81,6 +81,25 @@ def test_what_stalls_waits_until_nothing_has_come_for_a_moment():
     assert len(seen) >= 7
 
 
+def test_what_stalls_is_held_until_then_though_its_last_request_has_been_answered():
+    is_busy = [True]
+    told: list[float] = []
+
+    async def run() -> None:
+        part = Part()
+        gone = weakref.ref(part)
+        Releases(0.002, lambda: None if is_busy[0] else 1).let_go(Held(part), 0.1, told.append)
+        del part
+        await asyncio.sleep(0.1)
+        assert gone() is not None
+        is_busy[0] = False
+        while gone() is not None:  # noqa: ASYNC110  (nobody else tells)
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert len(told) == 1
+
+
 def test_what_stalls_goes_at_last_where_there_is_no_pause(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(releasing, "PATIENCE_SECONDS", 0.05)
     looks = iter(range(10**9))
