@@ -62,7 +62,7 @@ clean: ## Remove what these targets made; .keelmark, a server's state, stays
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 debian:
-	@.ci/need promtool:prometheus haproxy:haproxy nginx:nginx
+	@.ci/need git:git promtool:prometheus haproxy:haproxy nginx:nginx
 
 debian-bench:
 	@.ci/need wrk:wrk

@@ -100,6 +100,7 @@ EVENT_KINDS: Final = (
     "selftest_passed",
     "selftest_set",
     "batching_off",
+    "wish_not_followed",
     "deploy_started",
     "deploy_resumed",
     "deploy_advanced",
@@ -121,6 +122,14 @@ GOLDEN_RESULTS: Final = ("same", "different")
 
 SELFTEST_ACTIONS: Final = ("fallback", "report")
 """What a self-test does that keeps failing: lower rungs answer; it is told, and nothing else."""
+
+WISH_STATES: Final = ("followed", "moving", "waiting", "failed", "overruled")
+"""How a server that follows its store stands to the wish for a model: it is live; it is being
+loaded or promoted; something is in the way; it was refused; an operator has promoted another since.
+"""
+
+WISH_RESULTS: Final = ("followed", "failed", "overruled")
+"""How a wish ended: only a newer one, or another bundle in place of a failed one, begins again."""
 
 SLOTS: Final = ("live", "candidate", "previous")
 """What a loaded bundle is to its model: it answers; it may be promoted; it was live before."""

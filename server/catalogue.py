@@ -447,6 +447,20 @@ OF_WORKERS: Final = (WORKERS, WORKERS_REPLACED, WORKER_CONNECTIONS, WORKER_MEMOR
 OF_SWAPS: Final = (GENERATION, SWAPS, SWAP_REFUSALS, SWAP_DURATION, RELEASE_STALL)
 """Of the server as a whole."""
 
+WISH_STATE: Final = Metric(
+    name="keelmark_wish_state",
+    kind="gauge",
+    labels=("model", "state"),
+    help="1 for how a server that follows its store stands to the wish for a model.",
+)
+WISHES: Final = Metric(
+    name="keelmark_wishes_total",
+    kind="counter",
+    labels=("result",),
+    help="Wishes of the store by how they ended: followed, failed, or overruled by an operator.",
+)
+OF_WISHES: Final = (WISH_STATE, WISHES)
+
 DEPLOY_STAGE: Final = Metric(
     name="keelmark_deploy_stage",
     kind="gauge",
@@ -513,6 +527,7 @@ METRICS: Final = (
     SHADOW_RUNS,
     *OF_SWAPS,
     *OF_DEPLOYS,
+    *OF_WISHES,
     LOOP_LAG,
     RUNNER_BUSY,
     RUNNER_DEATHS,

@@ -51,7 +51,8 @@ def readiness(
     """
     wanted = sorted({*routes.live, *routes.unavailable} if required is None else required)
     missing = [name for name in wanted if name not in routes.live]
-    is_ready = phase is Phase.SERVING and not missing
+    has_some = bool(wanted) or required is not None  # else the store that it follows is empty yet
+    is_ready = phase is Phase.SERVING and not missing and has_some
     models = {name: _state_of(name, routes, golden) for name in sorted({*routes.names(), *wanted})}
     return Health(
         is_ready, {"ready": is_ready, "phase": phase.value, "required": wanted, "models": models}

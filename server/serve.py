@@ -31,6 +31,7 @@ from server.connections import protocol_for
 from server.cpus import usable_cpus
 from server.events import EventLog
 from server.facts import read_facts, write_facts
+from server.follow import follow_of
 from server.health import Phase
 from server.lanes import with_lane
 from server.listening import bind, let_in, let_nobody_in, url_of
@@ -105,7 +106,7 @@ class Serving:
     """
 
     def __init__(self, settings: Settings, folder: Path, lock: int | None = None) -> None:
-        workers = worker_count(settings.workers)
+        workers, follow = worker_count(settings.workers), follow_of(settings)
         facts, tokens = read_facts(folder), Tokens(folder)
         self._folder, self._facts, self._store = folder, facts, Store(settings.store)
         self.events = EventLog(folder)
@@ -122,7 +123,7 @@ class Serving:
             self.runtime = self._port = SupervisorRuntime(
                 settings, workers, data, facts, self.events, lock=lock
             )
-        self._desk = Desk(self.runtime, folder, facts, self.events, self._store)
+        self._desk = Desk(self.runtime, folder, facts, self.events, self._store, follow=follow)
         guard = Guard(settings, tokens, self.events)
         ops = create_ops_app(self.runtime, guard=guard, desk=self._desk)
         usual = protocol_for(settings.max_connections, settings.max_header_bytes)

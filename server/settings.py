@@ -50,6 +50,7 @@ WorkerCount = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
 LaneChoice = Literal["auto", "asgi", "httptools"]
 SelftestAction = Literal["fallback", "report"]
 LogFormat = Literal["auto", "json", "console"]
+FollowWith = Literal["promote", "deploy"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -91,6 +92,30 @@ class Settings(BaseSettings):
         Path(".keelmark"),
         "Folder for what the server itself remembers; it is locked by one server and ignored by "
         "git.",
+    )
+    follow: bool = _setting(
+        False,
+        "Watch the store, and go over to the version that `live.json` wishes, of new models too: "
+        "through the same checks as `load` and `promote`. Without it the wish decides at the first "
+        "start only.",
+    )
+    follow_seconds: float = _setting(
+        5.0,
+        "With `follow`: how often the store is looked at.",
+        unit="seconds",
+        gt=0,
+        le=LONGEST_SECONDS,
+        allow_inf_nan=False,
+    )
+    follow_with: FollowWith = _setting(
+        "promote",
+        "With `follow`: `deploy` brings what is wished to all traffic in the stages of "
+        "`follow_plan`, and rolls it back where it is no good; `promote` switches at once.",
+    )
+    follow_plan: str = _setting(
+        "shadow=10m canary=1,10,50 bake=10m max-wait=1h requests=200",
+        "With `follow_with=deploy`: the plan, in the words of `keelmark deploy`; `canary=none` for "
+        "no canary.",
     )
     required_models: tuple[str, ...] | None = _setting(
         None,
@@ -341,7 +366,13 @@ def variable_of(name: str) -> str:
 
 def type_of(field: FieldInfo) -> str:
     """The type as the documentation writes it."""
-    names = {"Path": "path", "str": "text", "int": "integer", "float": "number"}
+    names = {
+        "Path": "path",
+        "str": "text",
+        "int": "integer",
+        "float": "number",
+        "bool": "yes or no",
+    }
     # An optional one is of its own type: nobody writes None.
     choices = [choice for choice in get_args(field.annotation) if choice is not type(None)]
     if not choices or (len(choices) == 1 and choices[0] in (int, float)):
@@ -360,6 +391,8 @@ def shown(name: str, value: Any) -> str:
         return "none"
     if value is None:
         return UNSET.get(name, str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return str(value)
 
 

@@ -9,6 +9,7 @@ from server import catalogue
 from server.deploy_counters import DeployCounters
 from server.lines import Page, histogram_template, single
 from server.release_counters import ReleaseCounters
+from server.wish_counters import WishCounters
 
 BOUNDS: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0)
 """Seconds: a promotion takes milliseconds, a load what opening takes, twice and more."""
@@ -24,11 +25,13 @@ class SwapCounters:
     Attributes:
         deploys: of all models.
         releases: of what was loaded before.
+        wishes: of the store, where it is followed.
     """
 
     def __init__(self) -> None:
         self.deploys = DeployCounters()
         self.releases = ReleaseCounters()
+        self.wishes = WishCounters()
         self._results: dict[tuple[str, str], int] = dict.fromkeys(product(SWAPS, SWAP_RESULTS), 0)
         self._causes: dict[str, int] = dict.fromkeys(REFUSAL_CAUSES, 0)
         self._buckets: dict[str, list[int]] = {swap: [0] * (len(BOUNDS) + 1) for swap in SWAPS}
@@ -58,7 +61,7 @@ class SwapCounters:
         )
         durations = _DURATIONS % tuple(chain.from_iterable(map(self._numbers, SWAPS)))
         page = {name: results, refusals: causes, catalogue.SWAP_DURATION.name: durations}
-        page |= self.deploys.page() | self.releases.page()
+        page |= self.deploys.page() | self.releases.page() | self.wishes.page()
         return page | single(catalogue.GENERATION, generation)
 
     def _numbers(self, swap: str) -> list[float]:

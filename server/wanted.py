@@ -30,7 +30,7 @@ def wanted_versions(settings: Settings, facts: StateFacts) -> list[Unavailable]:
         NothingLive, StoreError: see `live_versions`.
         SettingsError: a rung is forced of a model that is not there.
     """
-    found = live_versions(Store(settings.store), facts)
+    found = live_versions(Store(settings.store), facts, follows=settings.follow)
     names = sorted({each.model for each in found} | set(facts.slots))
     for name in settings.forced_rungs:
         if name not in names:
@@ -43,35 +43,42 @@ def wanted_versions(settings: Settings, facts: StateFacts) -> list[Unavailable]:
     return found
 
 
-def live_versions(store: Store, facts: StateFacts) -> list[Unavailable]:
+def live_versions(store: Store, facts: StateFacts, *, follows: bool = False) -> list[Unavailable]:
     """What is to be opened, of each model one version, that comes first of these.
 
     What operators have made live on this server; the version that the store wishes; the only one.
     A model for which that cannot be found out has no version, and a reason. A model of which an
-    operator has loaded a candidate, and made nothing live, is not opened.
+    operator has loaded a candidate, and made nothing live, is not opened. A server that follows
+    its store waits for what is not said yet: for models, and which version of several is live.
 
     Raises:
         NothingLive: a model has several versions and nobody has said which is live.
         StoreError: there is no store, or no model in it.
     """
     names = store.names()
-    if not names:
+    if not names and not follows:
         raise StoreError(
             f"the store {store.root} has no model in it; pack one into it, or name another store "
             "with --store"
         )
-    found = [_live_version(store, name, facts) for name in sorted({*names, *facts.slots})]
+    models = sorted({*names, *facts.slots})
+    found = [_live_version(store, name, facts, follows=follows) for name in models]
     return [each for each in found if each is not None]
 
 
-def _live_version(store: Store, name: str, facts: StateFacts) -> Unavailable | None:
+def _live_version(
+    store: Store, name: str, facts: StateFacts, *, follows: bool
+) -> Unavailable | None:
     fact = facts.slots.get(name)
     if fact is not None:
-        _say_what_is_wished(store, name, fact.live)
+        if not follows:
+            _say_what_is_wished(store, name, fact.live)
         return None if fact.live is None else Unavailable(name, fact.live, OPENING)
     try:
         return Unavailable(name, store.resolve(name), OPENING)
     except NothingLive:
+        if follows:
+            return None
         raise
     except (ServingError, OSError) as error:
         _log.error("model_not_loaded", model=name, version=None, reason=str(error))

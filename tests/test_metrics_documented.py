@@ -80,6 +80,7 @@ def test_every_metric_is_on_the_page_and_nothing_else():
     budget = SeriesBudget(50_000).page()
     counters = SwapCounters()
     counters.deploys.at("flights", "canary")
+    counters.wishes.stands("flights", "followed")
     swaps = counters.page(generation=3)
     page = Exposition([HttpCounters()]).page([exposed], TEXT, workers, budget, swaps).decode()
     assert re.findall(r"^# TYPE (keelmark_\w+)", page, re.MULTILINE) == [m.name for m in METRICS]

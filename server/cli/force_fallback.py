@@ -1,16 +1,13 @@
 """`keelmark force-fallback`: a lower rung answers for a model, at once, until it is let off."""
 
-import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from server.cli.bundles import AsJson
 from server.cli.ops_client import OpsUrl, StateDir, call
 from server.cli.show import out, say_json
-from server.settings import SettingsError
-
-UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+from server.durations import seconds_of
 
 
 def force_fallback(
@@ -52,18 +49,3 @@ def force_fallback(
     what = "would be" if dry_run else "is" if done["changed"] else "was already"
     answers = after if what == "was already" else f"{after} (before: {before})"
     out().print(f"{model} {done['version']}: who answers {what} {answers}")
-
-
-def seconds_of(text: str) -> float:
-    """A time as people write it.
-
-    >>> seconds_of("90s"), seconds_of("1.5h")
-    (90.0, 5400.0)
-
-    Raises:
-        SettingsError: it is no time.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if found is None:
-        raise SettingsError(f"{text!r} is no time; write a number with s, m, h or d, as in 4h")
-    return float(found[1]) * UNITS[found[2]]

@@ -76,7 +76,13 @@ def _flag(name: str) -> Any:
     field = Settings.model_fields[name]
     unit = f" ({unit_of(field)})" if unit_of(field) else ""
     said = f"{field.description}{unit} Default: {shown(name, field.default)}."
-    kinds = {"integer": int, "number": float, "path": Path, "list of texts": list[str]}
+    kinds = {
+        "integer": int,
+        "number": float,
+        "path": Path,
+        "list of texts": list[str],
+        "yes or no": bool,
+    }
     kind: Any = kinds.get(type_of(field), str)
     return Annotated[kind | None, typer.Option(flag_of(name), help=said, show_default=False)]
 

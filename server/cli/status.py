@@ -25,6 +25,10 @@ def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson
         rows = [_worker(worker) for worker in found["workers"]]
         columns = ("slot", "pid", "state", "connections", "memory", "CPU")
         out().print(table("Workers", columns, rows))
+    if found["wishes"]:
+        rows = [_wish(wish) for wish in found["wishes"]]
+        columns = ("model", "version", "revision", "by", "at", "state", "why")
+        out().print(table("Wishes of the store", columns, rows))
     if found["selftests"]:
         rows = [_selftest(failing) for failing in found["selftests"]]
         columns = ("model", "version", "slots", "what follows", "golden row", "got", "expected")
@@ -40,6 +44,11 @@ def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson
 def _worker(worker: dict[str, Any]) -> tuple[Any, ...]:
     memory, used = f"{worker['memory_bytes'] / 1e6:.0f} MB", f"{worker['cpu_seconds']:.1f} s"
     return worker["slot"], worker["pid"], worker["state"], worker["connections"], memory, used
+
+
+def _wish(wish: dict[str, Any]) -> tuple[Any, ...]:
+    made = wish["model"], wish["version"], wish["revision"], wish["by"], wish["at"]
+    return *made, wish["state"], wish["why"]
 
 
 def _selftest(failing: dict[str, Any]) -> tuple[Any, ...]:

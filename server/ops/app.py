@@ -87,7 +87,7 @@ def _add_viewers_pages(app: FastAPI, runtime: Runtime, guard: Guard, desk: Desk)
     @app.get("/status", dependencies=viewer)
     async def status() -> Response:
         """What is served, and what operators have said."""
-        return _json(status_of(runtime, desk.facts, desk.events.head, desk.deploys))
+        return _json(status_of(runtime, desk.facts, desk.events.head, desk.wishes, desk.deploys))
 
     @app.get("/models/{model}/deploy", dependencies=viewer)
     async def deploy_of(model: str) -> Response:

@@ -14,7 +14,9 @@ import msgspec
 from models.store import Store
 from server.events import EventLog
 from server.facts import StateFacts
+from server.follow import Follow
 from server.ops.deploys import Deploys
+from server.ops.follower import Follower, WishStatus
 from server.ops.forcing import Forcing
 from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
 from server.ops.overriding import Overriding
@@ -45,11 +47,12 @@ class Desk:
         events: the log.
         store: that has the bundles.
         now: epoch seconds.
+        follow: how the store's wishes are followed; None to follow none.
 
     Attributes:
         forcing: takes the calls that force a lower rung.
         overriding: takes those that change policies, values and rules for a time.
-        selftesting: takes the calls that say what follows where a self-test fails.
+        selftesting: takes those that say what follows where a self-test fails.
         swaps: takes those that change which bundle answers.
         deploys: takes those that bring a version to all traffic in stages.
     """
@@ -63,6 +66,7 @@ class Desk:
         store: Store,
         *,
         now: Callable[[], float] = time.time,
+        follow: Follow | None = None,
     ) -> None:
         self.events: Final = events
         self._runtime = runtime
@@ -72,6 +76,9 @@ class Desk:
         self.selftesting: Final = Selftesting(self._ledger)
         self.swaps: Final = Swaps(self._ledger, store)
         self.deploys: Final = Deploys(self._ledger, self.swaps, store)
+        self._follower: Follower | None = None
+        if follow is not None:
+            self._follower = Follower(self._ledger, self.swaps, store, self.deploys, follow)
 
     @property
     def facts(self) -> StateFacts:
@@ -90,14 +97,25 @@ class Desk:
         await self.selftesting.open()
         await self.swaps.open()
         await self.deploys.open()
+        if self._follower is not None:
+            self._follower.open()
+
+    @property
+    def wishes(self) -> list[WishStatus]:
+        """How the server stands to the wishes of its store, where it follows them."""
+        return [] if self._follower is None else self._follower.wishes
 
     def drain(self) -> None:
         """Begins nothing more by itself: the server stops."""
         self.deploys.drain()
+        if self._follower is not None:
+            self._follower.drain()
 
     async def until_quiet(self) -> None:
         """Waits until what it does by itself has ended."""
         await self.deploys.until_quiet()
+        if self._follower is not None:
+            await self._follower.until_quiet()
 
     def close(self) -> None:
         """Forgets the timers; what expires while no server runs ends at the next start."""

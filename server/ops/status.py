@@ -1,6 +1,6 @@
 """What a server is doing, in one answer: for `keelmark status`, and for who is called at night."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from server.facts import StateFacts
 from server.findings import Finding
 from server.ops.deploy_shown import DeployShown
 from server.ops.deploys import Deploys
+from server.ops.follower import WishStatus
 from server.ops.overriding import OverrideShown, shown
 from server.routes import Forced, Second, Served
 from server.runtime import Runtime, WorkerStatus
@@ -85,7 +86,8 @@ class SelftestStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Of the server as a whole; without workers where one process does everything.
 
-    `deploys` are those that go on.
+    `wishes` has those of the store that the server follows; none where it follows none. `deploys`
+    are those that go on.
     """
 
     keelmark: str
@@ -94,12 +96,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelStatus]
     workers: list[WorkerStatus]
     events: EventsHead
+    wishes: list[WishStatus]
     selftests: list[SelftestStatus] = []
     deploys: list[DeployShown] = []
 
 
 def status_of(
-    runtime: Runtime, facts: StateFacts, head: Head, deploys: Deploys | None = None
+    runtime: Runtime,
+    facts: StateFacts,
+    head: Head,
+    wishes: Iterable[WishStatus] = (),
+    deploys: Deploys | None = None,
 ) -> Status:
     """The status of what serves.
 
@@ -107,6 +114,7 @@ def status_of(
         runtime: what serves.
         facts: what operators have said.
         head: of the event log.
+        wishes: how it stands to those of its store, where it follows them.
         deploys: of the server.
     """
     routes = runtime.routes
@@ -124,6 +132,7 @@ def status_of(
         workers=runtime.workers,
         events=EventsHead(head.n, head.sha256),
         selftests=list(_selftests(runtime)),
+        wishes=list(wishes),
         deploys=[] if deploys is None else deploys.going_on,
     )
 

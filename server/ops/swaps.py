@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,9 @@ from server.settings import SettingsError
 ENDED: Final = "it ended with its version"
 
 _log = logger("swaps")
+
+Flipped = Callable[[str, str], Awaitable[None]]
+"""Is told of a model that has another live version now, and who made it so."""
 
 
 class Load(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,12 +126,16 @@ class Swaps:
     Args:
         ledger: of the server.
         store: that has the bundles.
+
+    Attributes:
+        flipped: is told which model has another live version, and who did it; nobody if None.
     """
 
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self._ledger = ledger
         self._runtime = ledger.runtime
         self._store = store
+        self.flipped: Flipped | None = None
         self._trials = Trials(ledger, store, self._check_known)
         self._loading: dict[str, str] = {}
         self._is_open = False
@@ -451,7 +459,10 @@ class Swaps:
 
         slots = {**facts.slots, model: fact}
         kept = {"forced": forced, "overrides": overrides}
-        return await self._publish(kind, call, done, change, slots, *ended, **kept)
+        done = await self._publish(kind, call, done, change, slots, *ended, **kept)
+        if self.flipped is not None:
+            await self.flipped(model, call.who)
+        return done
 
     async def _publish(
         self,
