@@ -243,14 +243,17 @@ class Core:
         answers = results.answers
         errors = find_errors(group, answers)
         write_rows(route, group, results)
+        has_copies = False
         first = 0
         for asked in group:
             answer = self.written(asked, answers, first, errors)
             commit(asked, results)
             self.hand_over(asked, answer)
             if asked.copy_to is not None:
-                self.copy(asked, results, first)
+                has_copies = True
             first += len(asked.records)
+        if has_copies:
+            self.copy(group, results)
 
     def written(self, asked: Asked, answers: Answers, first: int, errors: RowErrors) -> Answer:
         prediction_id = self.ids.next()
@@ -291,19 +294,21 @@ class Core:
         except Exception as error:  # noqa: BLE001  (see above)
             self.defect(error, asked.request)
 
-    def copy(self, asked: Asked, results: Results, first: int) -> None:
-        """Offers a request that has been answered to the shadow of a candidate.
+    def copy(self, group: list[Asked], results: Results) -> None:
+        """Offers requests to the shadow of a candidate that gets them, now that all are answered.
 
         Args:
-            asked: the request.
-            results: of its run.
-            first: place of its first row in the run.
+            group: the requests of a run.
+            results: what it came to.
         """
-        if self.spare is not None:
-            try:
-                offer_copy(self, self.spare, asked, results, first)
-            except Exception as error:  # noqa: BLE001  (its caller has the answer)
-                self.defect(error, asked.request)
+        first = 0
+        for asked in group:
+            if asked.copy_to is not None and self.spare is not None:
+                try:
+                    offer_copy(self, self.spare, asked, results, first)
+                except Exception as error:  # noqa: BLE001  (its caller has the answer)
+                    self.defect(error, asked.request)
+            first += len(asked.records)
 
     def defect(self, error: Exception, request: Request, **facts: Any) -> Answer:
         """500 with an id and nothing else: what went wrong is in the log, under the same id."""

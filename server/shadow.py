@@ -11,9 +11,8 @@ asked once more, right beside the candidate's.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +38,7 @@ _MODEL: Final = OUTCOMES.index("model")
 _FAILED: Final = OUTCOMES.index("failed")
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """What became of one row on one side.
 
     Attributes:
@@ -85,8 +83,13 @@ def offer_copy(core: "Core", spare: SpareWork, asked: Asked, results: Results, f
         results: of its run.
         first: place of its first row in the run.
     """
-    if asked.records:  # an empty list is a request without rows
+    rows = len(asked.records)
+    if not rows:
+        return  # an empty list is a request without rows
+    if spare.has_room(rows, RECORD_BYTES * len(asked.request.body)):
         spare.offer(Copy(core, asked, results, first))
+    else:  # under load most are: then not even the copy is made
+        spare.drop(KIND, rows)
 
 
 class Copy:

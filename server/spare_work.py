@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from itertools import islice
 from queue import SimpleQueue
 from time import perf_counter_ns
 from typing import Any, Final, Protocol
@@ -30,6 +31,8 @@ LATE_NS: Final = 1_000_000
 MOST_UNITS: Final = 1024
 MOST_BYTES: Final = 1 << 20
 """What may wait: units, and the bytes of what they hold. A larger task finds no room at all."""
+LOOKED_AT: Final = 8
+"""So many tasks are looked at for one that need not wait for the thread."""
 LOOK_SECONDS: Final = 0.002
 """How soon it is looked again whether the runner is idle."""
 STOP_SECONDS: Final = 5.0
@@ -129,12 +132,20 @@ class SpareWork:
         self.waiting = 0
         self.is_stopping = False
 
+    def has_room(self, units: int, n_bytes: int) -> bool:
+        """Whether a task of so many units that holds so many bytes would be taken."""
+        has_units = self.waiting + units <= MOST_UNITS
+        return has_units and self._n_bytes + n_bytes <= MOST_BYTES and not self.is_stopping
+
+    def drop(self, kind: str, units: int) -> None:
+        """Counts what has no room, for whoever makes no task of it then."""
+        self._count(kind, "dropped", units)
+
     def offer(self, task: Task) -> bool:
         """Takes a task, to be done while there is time; False where it has no room."""
         assert task.kind in SPARE_KINDS, task.kind
-        has_units = self.waiting + task.units <= MOST_UNITS
-        if self.is_stopping or not has_units or self._n_bytes + task.n_bytes > MOST_BYTES:
-            self._count(task.kind, "dropped", task.units)
+        if not self.has_room(task.units, task.n_bytes):
+            self.drop(task.kind, task.units)
             task.end()
             return False
         self._tasks.append(_Waiting(task, task.units))
@@ -186,7 +197,7 @@ class SpareWork:
 
     def _begin(self) -> None:
         """The first task whose unit can be done now; long ones wait for the thread."""
-        for waiting in self._tasks:
+        for waiting in islice(self._tasks, LOOKED_AT):
             if waiting is self._in_thread:
                 continue  # its units are done one after the other
             is_long = waiting.task.is_long()

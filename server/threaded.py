@@ -119,9 +119,8 @@ class Threaded:
                 write_part(asked, results, slice(0, count), notes, first)
                 commit(asked, results)
                 self._core.hand_over(asked, answer)
-                if asked.copy_to is not None:
-                    self._core.copy(asked, results, first)
             first += count
+        self._core.copy(group, results)
 
     def answer_overdue(self, job: Job) -> None:
         """Answers a request without its run, which goes on if it has begun."""

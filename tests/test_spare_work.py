@@ -239,6 +239,36 @@ def test_a_long_unit_is_done_in_a_thread_and_holds_up_nobody(run: Any, patient: 
     run(main())
 
 
+def test_the_units_of_a_task_are_done_one_after_the_other(run: Any, patient: None):
+    """Also where the next is short that would be done on the loop while one is in the thread."""
+    go_on = threading.Event()
+
+    class Quicker(Some):
+        def is_long(self) -> bool:
+            return not self.done
+
+        def do(self) -> int:
+            given = super().do()
+            if given == 1:
+                go_on.wait(20)
+            return given
+
+    async def main() -> None:
+        bench, task, other = Bench(), Quicker(2), Some()
+        bench.offer(task)
+        await come_to(lambda: bool(task.done))
+        bench.offer(other)
+        await come_to(lambda: bool(other.taken))
+        assert (len(task.done), task.taken) == (1, [])
+        go_on.set()
+        await bench.settled()
+        assert (task.taken, task.done[0], task.ends) == ([1, 2], "keelmark-spare", 1)
+        assert task.done[1] != task.done[0]
+        assert await bench.spare.stop()
+
+    run(main())
+
+
 def test_what_is_not_wanted_any_more_is_dropped(run: Any, patient: None):
     async def main() -> None:
         bench, task = Bench(), Some(4)
