@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from models.overrides import LONGEST_SECONDS, Changes, Override
+from server.cli import app
 from server.events import events_in
 from server.facts import StateFacts, read_facts, write_facts
 from server.ops import overriding
@@ -231,6 +233,59 @@ def test_a_model_that_is_not_there_is_refused(server: Operated):
     body = {"changes": TO_RULES, "reason": "x"}
     answer = ask(server.client, "/models/nothing/override", body, authorization=server.operator)
     assert (answer.status, answer.error["code"]) == (404, "unknown_model")
+
+
+# the command
+
+
+def run(server: Operated, *arguments: str) -> tuple[int, str]:
+    """`keelmark override` with these arguments: its exit code, and what it prints."""
+    url = f"http://127.0.0.1:{server.client.ops_port}"
+    command = ["override", NAME, *arguments, "--reason", "a test", "--server", url]
+    token = {"KEELMARK_TOKEN": server.operator.removeprefix("Bearer ")}
+    done = CliRunner().invoke(app, command, env=token)
+    return done.exit_code, " ".join(done.output.split())
+
+
+def test_the_command_tries_applies_and_ends(server: Operated, tmp_path: Path):
+    said = ("--field", "distance", "--field", "carrier", "--missing", "rules", "--expires", "4h")
+    code, printed = run(server, *said)
+    assert code == 0
+    assert "golden rows are answered otherwise" in printed
+    assert "model -> rules" in printed
+    assert printed.endswith("Nothing was changed; --apply puts it to use.")
+    assert server.says(distance=None)[0] == "model"
+    assert "would be" not in run(server, *said, "--apply")[1]
+    assert server.says(distance=None)[0] == server.says(carrier=None)[0] == "rules"
+    assert "nothing to do; it stands already, until" in run(server, *said, "--apply")[1]
+    rules = tmp_path / "rules.json"
+    rules.write_bytes(msgspec.json.encode([rule("true", 0.875)]))
+    values = ("--field", "distance", "--missing", "repair", "--value", "distance=40.0")
+    assert run(server, *values, "--rules", str(rules), "--apply")[0] == 0
+    assert server.answers(distance=None)["repaired"] == {"distance": "missing"}
+    assert server.answers(carrier="ZZ")["prediction"] == 0.875
+    assert "is as packed again" in run(server, "--end", "--apply")[1]
+    changes = tmp_path / "changes.json"
+    changes.write_bytes(msgspec.json.encode(TO_RULES))
+    assert run(server, "--changes", str(changes), "--apply")[0] == 0
+    assert server.says(distance=None)[0] == "rules"
+    assert "no override stands" not in run(server, "--end", "--apply")[1]
+    assert "nothing to do; no override stands" in run(server, "--end", "--apply")[1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (),
+        ("--end", "--rung", "rules"),
+        ("--changes", "a.json", "--rung", "rules"),
+        ("--missing", "rules"),
+        ("--field", "distance"),
+        ("--value", "distance"),
+    ],
+)
+def test_a_command_that_says_too_little_or_too_much_is_wrong(server: Operated, wrong: Any):
+    assert run(server, *wrong)[0] == 2
 
 
 # its end
