@@ -112,7 +112,7 @@ def _generate(columns: Sequence[Coding]) -> Callable[..., bool]:
     values = ", ".join(f"v{index}" for index in range(len(columns)))
     source.append(_FOOTER.format(values=values, width=len(columns), bytes=len(columns) * 8))
     exec(compile("".join(source), "<record encoder>", "exec"), names)  # noqa: S102
-    return names["encode"]
+    return names.pop("encode")  # which holds the names: together they would be a cycle
 
 
 # What the lines of one field refer to, by kind: its plain values, and `fix` for what is not plain.

@@ -80,16 +80,16 @@ def shown_param(param: tuple[str, Any]) -> str:
 def walk(*roots: Expression) -> list[Expression]:
     """All nodes below the roots, operands before what uses them, each computation once."""
     done: dict[str, Expression] = {}
-
-    def visit(node: Expression) -> None:
-        if node.key not in done:
-            for arg in node.args:
-                visit(arg)
-            done[node.key] = node
-
     for root in roots:
-        visit(root)
+        _walk(root, done)
     return list(done.values())
+
+
+def _walk(node: Expression, done: dict[str, Expression]) -> None:
+    if node.key not in done:
+        for arg in node.args:
+            _walk(arg, done)
+        done[node.key] = node
 
 
 def declared_fields(*roots: Expression) -> tuple[Field, ...]:
@@ -100,20 +100,21 @@ def declared_fields(*roots: Expression) -> tuple[Field, ...]:
     """
     found: dict[str, Field] = {}
     seen: set[int] = set()
-
-    def visit(node: Expression) -> None:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        if node.field is not None and found.setdefault(node.field.name, node.field) != node.field:
-            raise DeclarationError(
-                f"field {node.field.name!r} is declared twice, differently:\n"
-                f"  {declaration(found[node.field.name])}\n  {declaration(node.field)}\n"
-                "declare it once and use that name in all features"
-            )
-        for arg in node.args:
-            visit(arg)
-
     for root in roots:
-        visit(root)
+        _find_fields(root, found, seen)
     return tuple(found.values())
+
+
+def _find_fields(node: Expression, found: dict[str, Field], seen: set[int]) -> None:
+    """Adds what is below a node, unless it has been seen."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if node.field is not None and found.setdefault(node.field.name, node.field) != node.field:
+        raise DeclarationError(
+            f"field {node.field.name!r} is declared twice, differently:\n"
+            f"  {declaration(found[node.field.name])}\n  {declaration(node.field)}\n"
+            "declare it once and use that name in all features"
+        )
+    for arg in node.args:
+        _find_fields(arg, found, seen)
