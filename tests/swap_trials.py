@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -398,6 +399,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cycles", type=int, default=2, help="in each run with large models")
     parser.add_argument("--megabytes", type=int, default=100, help="of the large models")
     given = parser.parse_args(arguments)
+    warnings.simplefilter("ignore", UserWarning)  # packing has something to say of fields
     results: list[Result] = []
     for trial in given.trials or ("small", "trees", "network"):
         with tempfile.TemporaryDirectory(prefix="keelmark-trial-") as name:
