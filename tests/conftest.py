@@ -87,7 +87,8 @@ def shared(store: Path, folder: Path) -> "Generator[Server]":
     from tests.serving import serving
     from tests.workers import ARGUMENTS
 
-    with serving(store, folder, *ARGUMENTS) as server:
+    # Half a request is to wait for as long as a starved machine takes to replace a worker.
+    with serving(store, folder, *ARGUMENTS, "--header-timeout-seconds", "60") as server:
         yield server
 
 
