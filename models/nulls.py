@@ -16,14 +16,26 @@ Run = Callable[[NDArray[np.float64]], ModelOutputs]
 """Outputs and features for encoded rows."""
 
 
-def warn_of_nulls(settled: Settled, native: Native | None, record: Mapping[str, Any]) -> None:
-    """Warns of fields that may be missing where the model answers, and does not take it.
+def warn_of_nulls(
+    settled: Settled,
+    native: Native | None,
+    baseline: CompiledBaseline | None,
+    record: Mapping[str, Any],
+) -> None:
+    """Warns of fields that may be missing where the model or the baseline answers, and cannot.
 
     Args:
         settled: the model with its policies.
         native: of the training library, which may refuse what the ONNX model takes for a number.
+        baseline: of the same bundle, if it has one.
         record: one that the model answers.
     """
+    _warn_of_model(settled, native, record)
+    if baseline is not None:
+        _warn_of_baseline(settled, baseline, record)
+
+
+def _warn_of_model(settled: Settled, native: Native | None, record: Mapping[str, Any]) -> None:
     policies = settled.fallback.policies
     answered = {
         field.name: policies[field.name]["missing"]
@@ -43,20 +55,13 @@ def warn_of_nulls(settled: Settled, native: Native | None, record: Mapping[str, 
             "number(...).impute('median'); or say who answers instead, policies={"
             f"{refused[0]!r}: {{'missing': 'rules'}}}}; or declare that they are always there, "
             "nullable=False",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def warn_of_baseline_nulls(
+def _warn_of_baseline(
     settled: Settled, baseline: CompiledBaseline, record: Mapping[str, Any]
 ) -> None:
-    """Warns of fields with which the baseline answers when they are missing, and cannot.
-
-    Args:
-        settled: the model with its policies.
-        baseline: of the same bundle.
-        record: one that the model answers.
-    """
     nullable = {field.name for field in settled.fields if field.nullable}
     accepts = baseline.accepts.items()
     names = [name for name, accepted in accepts if "missing" in accepted and name in nullable]
@@ -67,7 +72,7 @@ def warn_of_baseline_nulls(
             "it null, and its model takes no null: such rows go on to the rules, or get an answer "
             "that means nothing. Fill them in among its features, number(...).impute('median'); or "
             f"leave 'missing' out of baseline_accepts for {refused[0]!r}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -65,7 +65,7 @@ from models.manifest import (
     Objectives,
     write,
 )
-from models.nulls import warn_of_baseline_nulls, warn_of_nulls
+from models.nulls import warn_of_nulls
 from models.outputs import ModelOutputs
 from models.policies import FieldPolicies, resolve
 from models.progress import Steps
@@ -242,9 +242,7 @@ def pack(
         with steps.step("counting the training distributions"):
             reference = training_reference(settled, rows, answers, is_model, time, importance)
             parts = by_slice(draft, reference, held, slices)
-        warn_of_nulls(settled, converted.native, cases.samples[0][1])
-        if compiled is not None:
-            warn_of_baseline_nulls(settled, compiled, cases.samples[0][1])
+        warn_of_nulls(settled, converted.native, compiled, cases.samples[0][1])
         manifest = Manifest(
             format=1,
             name=name,

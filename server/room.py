@@ -1,4 +1,4 @@
-"""Whether there is memory for a bundle: before it is verified, and by what verifying it measured."""
+"""Whether there is memory for a bundle: before it is verified, and by what that has measured."""
 
 from pathlib import Path
 from typing import Final
