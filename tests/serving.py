@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 60
+START_SECONDS = 240
 STOP_SECONDS = 30
 
 
