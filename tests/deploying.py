@@ -8,6 +8,7 @@ import asyncio
 import json
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -182,6 +183,7 @@ class Callers:
 
     Attributes:
         query: of the path, such as `?version=2`.
+        records: that are asked about, in turn; none for those of `record`.
         answered: requests by the version that answered.
         failures: what was no good answer.
     """
@@ -190,6 +192,8 @@ class Callers:
     rate: float = 300.0
     connections: int = 6
     query: str = ""
+    model: str = NAME
+    records: Sequence[dict[str, Any]] = ()
     answered: Counter[str] = field(default_factory=Counter[str])
     failures: list[str] = field(default_factory=list[str])
     _stop: bool = False
@@ -218,8 +222,11 @@ class Callers:
                 await asyncio.sleep(max(0.0, due - loop.time()))
                 due = max(due + pause, loop.time() - 0.1)
                 asked += 1
-                value: Any = [record(rng) for _ in range(3)] if asked % 10 == 0 else record(rng)
-                writer.write(post(f"/predict/{NAME}{self.query}", json.dumps(value).encode()))
+                value: Any = self._record(rng)
+                if asked % 10 == 0:
+                    value = [value, self._record(rng), self._record(rng)]
+                path = f"/predict/{self.model}{self.query}"
+                writer.write(post(path, json.dumps(value).encode()))
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
                 self._take(head, json.loads(await reader.readexactly(size)))
@@ -227,6 +234,9 @@ class Callers:
             self.failures.append(repr(error))
         finally:
             writer.close()
+
+    def _record(self, rng: np.random.Generator) -> dict[str, Any]:
+        return self.records[int(rng.integers(len(self.records)))] if self.records else record(rng)
 
     def _take(self, head: bytes, body: Any) -> None:
         if not head.startswith(b"http/1.1 200"):

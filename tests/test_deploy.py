@@ -119,6 +119,7 @@ def test_who_names_a_version_is_no_evidence(server: Deploying):
 def test_kept_rows_decide_on_a_quiet_server(server: Deploying, tmp_path: Path):
     rows = str(write_rows(tmp_path / "rows.jsonl"))
     plan = {**QUIET, "evidence": "replay", "rows": rows, "requests": 200}
+    plan |= {"shadow_seconds": 0, "canary_percents": [50], "bake_seconds": 0.3}
     server.deploy("better", **plan)
     assert server.ended() == ("promoted", [])
     server.clear()
