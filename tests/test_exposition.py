@@ -19,7 +19,15 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from models.bins import CodeBins
 from models.measures import Measures
 from models.vocabulary import ERROR_CODES, OUTCOMES, REASONS, RUNGS, STAGES, TROUBLES
-from server.catalogue import METRICS, OF_SWAPS, OF_WORKERS, SERIES_LIMIT, SERIES_REFUSED
+from server.catalogue import (
+    METRICS,
+    OF_DEPLOYS,
+    OF_SWAPS,
+    OF_WISHES,
+    OF_WORKERS,
+    SERIES_LIMIT,
+    SERIES_REFUSED,
+)
 from server.exposition import OPENMETRICS, TEXT, Exposed, Exposition, Format, negotiated
 from server.http_counters import HttpCounters, read_http
 from server.layout import Layout
@@ -325,7 +333,7 @@ def test_all_lines_of_a_metric_stand_together(server, form):
     base = [
         name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in names
     ]
-    of_the_runtime = {*OF_WORKERS, *OF_SWAPS, SERIES_LIMIT, SERIES_REFUSED}
+    of_the_runtime = {*OF_WORKERS, *OF_SWAPS, *OF_DEPLOYS, *OF_WISHES, SERIES_LIMIT, SERIES_REFUSED}
     assert len(list(itertools.groupby(base))) == len(METRICS) - len(of_the_runtime)
 
 
