@@ -94,6 +94,11 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def from_beside(url: str) -> str:
+    """How commands on the same machine reach what listens everywhere, which is no name to ask."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
 def _cannot_be_had(address: str, flag: str, error: OSError) -> SettingsError:
     return SettingsError(
         f"{address} cannot be listened on ({error.strerror}); stop what uses it, or take another "

@@ -34,7 +34,7 @@ from server.facts import read_facts, write_facts
 from server.follow import follow_of
 from server.health import Phase
 from server.lanes import with_lane
-from server.listening import bind, let_in, let_nobody_in, url_of
+from server.listening import bind, from_beside, let_in, let_nobody_in, url_of
 from server.ops.access import Guard
 from server.ops.app import create_ops_app
 from server.ops.desk import Desk
@@ -224,7 +224,8 @@ async def _run(settings: Settings, state: StateFolder) -> bool:
     """Gives whether nothing goes on in a thread."""
     stopping = Stopping(asyncio.get_running_loop())
     serving = Serving(settings, state.path, state.lock)
-    state.announce(Ports(os.getpid(), serving.data_url, serving.ops_url))
+    near = from_beside(serving.data_url), from_beside(serving.ops_url)
+    state.announce(Ports(os.getpid(), *near))
     starting = asyncio.create_task(serving.start())
     await asyncio.wait([starting, asyncio.create_task(stopping.asked.wait())], return_when=FIRST)
     if starting.done() and not starting.exception():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.listening import bind, let_in, let_nobody_in
+from server.listening import bind, from_beside, let_in, let_nobody_in
 from server.settings import SettingsError
 from tests.in_thread import Connection, server_over
 from tests.serving import free_port
@@ -48,6 +48,18 @@ def test_a_bound_port_is_taken_and_refuses_connections():
             SettingsError, match=rf"127.0.0.1:{port} cannot be listened on .*--port"
         ):
             bind("127.0.0.1", port, "port")
+
+
+@pytest.mark.parametrize(
+    ("listened", "reached"),
+    [
+        ("http://0.0.0.0:8081", "http://127.0.0.1:8081"),
+        ("http://[::]:8081", "http://[::1]:8081"),
+        ("http://10.0.0.7:8081", "http://10.0.0.7:8081"),
+    ],
+)
+def test_commands_beside_a_server_ask_for_a_name_that_it_goes_by(listened: str, reached: str):
+    assert from_beside(listened) == reached
 
 
 def test_of_two_that_start_together_the_second_is_told():
