@@ -42,8 +42,8 @@ OPENED = (*BEFORE_WORKERS, *IN_THE_VERIFIER, *HANDED_OUT, *IN_WORKERS_OPENING, *
 OLD = {*OPENED, "facts aside"}
 OF_WORKERS = (*HANDED_OUT, *IN_WORKERS_OPENING, *IN_WORKERS, *IN_WORKERS_RELEASING)
 ONLY_WORKERS = {*OF_WORKERS, "region made", "word stored"}
-DEADLY = {"table made", "hold sent"}
-"""At these steps of a load, workers that all end have not yet opened the bundle."""
+DEADLY = "hold sent"
+"""The step of a load at which workers that all end may have died of the bundle."""
 ENDS_WORKERS = ("kill worker", "stop worker", "kill workers")
 MOST_ROWS = int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "1000"))
 """Of the table, spread over it."""
@@ -129,7 +129,7 @@ def is_undone(swap: str, step: str, act: Act) -> bool:
     Two workers that end while they open a bundle have died of it, as far as the server can know.
     """
     if act == "kill workers":
-        return swap == "load" and step in DEADLY
+        return swap == "load" and step == DEADLY
     return act == "kill verifier" or (act == "kill server" and step in OLD)
 
 
