@@ -1,19 +1,16 @@
 """The page that Prometheus scrapes, in its text format 0.0.4 or in OpenMetrics 1.0."""
 
 from collections.abc import Collection, Iterable, Sequence
-from functools import cache, reduce
+from functools import reduce
 from operator import add
 from time import perf_counter
 from typing import Any, Final, NamedTuple
-
-import prometheus_client
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
-from prometheus_client.openmetrics import exposition as openmetrics
 
 from server import catalogue
 from server.catalogue import METRICS, Metric
 from server.http_counters import HttpCounters, read_http
 from server.lines import Page, single
+from server.own_process import OwnProcess
 from server.regions import Region, Totals, read_totals
 from server.series import HttpSeries, ModelSeries
 from server.shadow_counters import Shadow, read_shadow
@@ -114,8 +111,8 @@ class Exposed(NamedTuple):
         forced: the rung that its rows are forced to, if any.
         slot: what it is to its model, see `vocabulary.SLOTS`; None when it is not loaded any more.
         past: what was counted when it was loaded before.
-        shares: what it gets of its model's requests while it is not live.
         overridden: what an operator has changed, of `vocabulary.OVERRIDE_PARTS`.
+        shares: what it gets of its model's requests while it is not live.
     """
 
     series: ModelSeries
@@ -123,8 +120,8 @@ class Exposed(NamedTuple):
     forced: str | None = None
     slot: str | None = "live"
     past: Past | None = None
-    shares: Shares = Shares()
     overridden: Collection[str] = ()
+    shares: Shares = Shares()
 
     def page(self) -> Page:
         """What has been counted for it up to now."""
@@ -149,16 +146,12 @@ class Exposition:
 
     Args:
         http: the own counters of every worker; at least one.
-        registry: what stands at the end of a page; None for `process_*` and `python_gc_*` of this
-            process.
     """
 
-    def __init__(
-        self, http: Sequence[HttpCounters], registry: CollectorRegistry | None = None
-    ) -> None:
+    def __init__(self, http: Sequence[HttpCounters]) -> None:
         self._http = http
         self._http_series = HttpSeries(http[0])
-        self._registry = _this_process() if registry is None else registry
+        self._own = OwnProcess()
 
     def page(self, models: Iterable[Exposed], form: Format = TEXT, *more: Page) -> bytes:
         """What has been counted up to now. Blocks for about a millisecond; writes no counter.
@@ -174,44 +167,35 @@ class Exposition:
         pages.append(self._http_series.render(read_http(self._http).tolist()))
         more = (vitals_page(read_vitals(each.vitals for each in self._http)), *more)
         pages += more
-        rest = _written_by_client(self._registry, form)
+        rest = self._own.lines(is_openmetrics=form.is_openmetrics)
         n_series = sum(each.series.n_series for each in exposed) + self._http_series.n_series
         n_series += sum(lines.count("\n") for each in more for lines in each.values())
         pages.append(single(catalogue.SERIES, n_series + 2))  # with this one and the next
         pages.append(single(catalogue.RENDER_SECONDS, perf_counter() - began))
-        return _together(pages, form).encode() + rest
-
-
-def _this_process() -> CollectorRegistry:
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    GCCollector(registry=registry)
-    return registry
-
-
-def _written_by_client(registry: CollectorRegistry, form: Format) -> bytes:
-    """A registry as prometheus_client writes it; with the end mark of OpenMetrics."""
-    if form.is_openmetrics:
-        return openmetrics.generate_latest(registry)
-    return prometheus_client.generate_latest(registry)
+        return (_together(pages, form) + rest).encode()
 
 
 def _together(pages: Sequence[Page], form: Format) -> str:
     """Metric by metric: the formats want all lines of one together, of whatever bundle they are."""
     text: list[str] = []
-    for metric in METRICS:
-        lines = [page[metric.name] for page in pages if page.get(metric.name)]
+    for name, head in _HEADS[form.is_openmetrics]:
+        lines = [page[name] for page in pages if page.get(name)]
         if lines:
-            text.append(_head(metric, form))
+            text.append(head)
             text += lines
     return "".join(text)
 
 
-@cache
-def _head(metric: Metric, form: Format) -> str:
+def _head(metric: Metric, *, is_openmetrics: bool) -> str:
     """The lines that say what a metric is."""
-    if not form.is_openmetrics:
+    if not is_openmetrics:
         kind = "gauge" if metric.kind == "info" else metric.kind
         return f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {kind}\n"
     unit = f"# UNIT {metric.family} {metric.unit}\n" if metric.unit else ""
     return f"# TYPE {metric.family} {metric.kind}\n{unit}# HELP {metric.family} {metric.help}\n"
+
+
+_HEADS: Final = {
+    is_openmetrics: [(each.name, _head(each, is_openmetrics=is_openmetrics)) for each in METRICS]
+    for is_openmetrics in (False, True)
+}
