@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -32,9 +33,9 @@ RECORD: Final = {f"x{i:02}": 0.25 for i in range(24)}
 
 def publish(store: Path, *, slow_below: bool) -> None:
     """A model of many trees; its baseline, if it has one, is as slow as itself."""
-    from _heavy import publish, trees  # found beside the other benchmarks
-
-    publish(store, NAME, trees(TREES), trees(TREES, depth=5) if slow_below else None)
+    heavy = import_module("_heavy")  # found beside the other benchmarks
+    below = heavy.trees(TREES, depth=5) if slow_below else None
+    heavy.publish(store, NAME, heavy.trees(TREES), below)
 
 
 class Memory:
