@@ -11,8 +11,14 @@ from pathlib import Path
 def made(folder: Path) -> Path:
     """A new folder, and the folder of its model."""
     while True:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # somebody else found the model's empty, and removed it
+        # Somebody else may find the model's folder empty, and remove it, at any moment.
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if folder.parent.exists():  # no folder
+                raise
+            continue
+        with suppress(FileNotFoundError):
             folder.mkdir()
             return folder
 

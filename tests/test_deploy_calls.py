@@ -61,12 +61,17 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(server: Deploying):
     assert since.all == []
 
 
-def test_what_cannot_be_deployed_is_refused(server: Deploying, packed: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def strict(packed: Path) -> str:
+    """A version that refuses records which live answers."""
+    return pack_risk(packed, "strict", GOOD, policies={"y": {"missing": "reject"}}).name
+
+
+def test_what_cannot_be_deployed_is_refused(server: Deploying, strict: str, tmp_path: Path):
     since = Since(server.state)
     assert "live already" in server.refused("deploy", "conflict", version="1")
     assert "no risk/9" in server.refused("deploy", "unknown_version", version="9")
-    pack_risk(packed, "strict", GOOD, policies={"y": {"missing": "reject"}})
-    said = server.refused("deploy", "conflict", version="strict")
+    said = server.refused("deploy", "conflict", version=strict)
     assert "--breaking" in said
     said = server.refused("deploy", "invalid", version="2", canary_percents=[50, 10])
     assert "ascend" in said or "order" in said or "50" in said
@@ -83,7 +88,8 @@ def test_what_cannot_be_deployed_is_refused(server: Deploying, packed: Path, tmp
     assert server.slots() == ("1", "better", None)
 
 
-def test_a_version_that_does_not_pass_is_rolled_back_at_once(server: Deploying, packed: Path):
+@pytest.fixture(scope="module")
+def liar(packed: Path) -> str:
     """Its manifest is right, so the plan can be made; its golden rows are another version's."""
     folder = pack_risk(packed, "liar", GOOD)
     model = (packed / NAME / "better" / "model.onnx").read_bytes()
@@ -95,7 +101,11 @@ def test_a_version_that_does_not_pass_is_rolled_back_at_once(server: Deploying, 
         entry if each["name"] == "model.onnx" else each for each in manifest["files"]
     ]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    server.deploy("liar")
+    return folder.name
+
+
+def test_a_version_that_does_not_pass_is_rolled_back_at_once(server: Deploying, liar: str):
+    server.deploy(liar)
     assert server.ended() == ("rolled_back", ["refused"])
     assert "golden row" in server.seen["reasons"][0]["sentence"]
     assert server.slots() == ("1", None, None)

@@ -17,7 +17,13 @@ from models.bundle import Bundle
 from models.ladder import Ladder
 from models.manifest import Rule
 from models.rules import Rules
-from models.vocabulary import BREAKER_STATES, OUTPUT_TROUBLES, REASONS, RUNGS
+from models.vocabulary import (
+    BREAKER_STATES,
+    OPERATORS_RULES,
+    OUTPUT_TROUBLES,
+    REASONS,
+    RUNGS,
+)
 from server.breaker import Breaker
 from server.cost import curve
 from server.pace import Pace
@@ -303,8 +309,8 @@ def test_every_series_is_there_at_0_before_the_first_event(tmp_path: Path):
     for name, *labels in (
         ("fallbacks_total", RUNGS, REASONS),
         ("checks_failed_total", [check.name for check in bundle.fallback.checks]),
-        ("rule_answers_total", [*rules, "default"]),
-        ("rule_errors_total", rules),
+        ("rule_answers_total", [*rules, "default", OPERATORS_RULES]),
+        ("rule_errors_total", [*rules, OPERATORS_RULES]),
         ("output_invalid_total", ["probability"], OUTPUT_TROUBLES),
         ("deadline_missed_total",),
         ("late_requests_total",),
@@ -429,7 +435,7 @@ def test_a_forced_rung_is_on_the_page_and_answers(server: Client, replaced: Any,
 
 def test_a_rule_that_raises_does_not_match_and_is_counted(server: Client, replaced: Any):
     """No packed rule raises on a golden record; this one is put in behind the gate's back."""
-    replaced(lambda route: dataclasses.replace(route, bundle=with_raising_rule(route.bundle)))
+    replaced(lambda route: dataclasses.replace(route, answering=with_raising_rule(route.bundle)))
     grown = Grown(server)
     answer = ask(server, {**GOOD, "carrier": "ZZ"}).json
     assert (answer["served_by"], answer["rule"]) == ("rules", "unknown_carrier")
