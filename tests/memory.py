@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+PIECE: Final = 1 << 20
 
 
 def _writable(pid: int) -> Iterator[tuple[int, int]]:
@@ -18,15 +21,17 @@ def places_of(pid: int, pattern: bytes) -> list[int]:
     found: list[int] = []
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         for start, end in _writable(pid):
-            try:
-                memory.seek(start)
-                content = memory.read(end - start)
-            except OSError:  # gone meanwhile, or a guard page
-                continue
-            at = content.find(pattern)
-            while at >= 0:
-                found.append(start + at)
-                at = content.find(pattern, at + 1)
+            # Piece by piece: a read ends at the first page that is not there.
+            for piece in range(start, end, PIECE):
+                try:
+                    memory.seek(piece)
+                    content = memory.read(min(PIECE + len(pattern) - 1, end - piece))
+                except OSError:  # gone meanwhile, or a guard page
+                    continue
+                at = content.find(pattern)
+                while at >= 0:
+                    found.append(piece + at)
+                    at = content.find(pattern, at + 1)
     return found
 
 
