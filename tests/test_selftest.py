@@ -159,12 +159,17 @@ def server(packed: Path, workers: int, tmp_path_factory: pytest.TempPathFactory)
         yield Watched(client, state)
 
 
+@pytest.fixture
+def can_be_spoilt(workers: int) -> None:
+    """Whether the bundle's weights can be told from others in the memory of who has it open."""
+    if workers == 1:
+        pytest.skip("other tests of this process have left the same in its memory")
+
+
 class Spoiling:
     """The weights of version 1 in the memory of one process."""
 
     def __init__(self, pid: int) -> None:
-        if pid == os.getpid():
-            pytest.skip("other tests of this process have left the same in its memory")
         self._pid = pid
         self._places = places_of(pid, weights().tobytes())
 
@@ -192,6 +197,7 @@ def test_golden_rows_are_replayed_and_counted_as_no_predictions(server: Watched)
     assert server.metric("keelmark_predictions_total", more=',outcome="model"') == before
 
 
+@pytest.mark.usefixtures("can_be_spoilt")
 def test_spoilt_memory_is_found_and_lower_rungs_answer_until_it_is_good_again(
     server: Watched, workers: int
 ):
@@ -223,6 +229,7 @@ def test_spoilt_memory_is_found_and_lower_rungs_answer_until_it_is_good_again(
     assert server.metric("keelmark_golden_rows_total", more=',result="different"') >= 2
 
 
+@pytest.mark.usefixtures("can_be_spoilt")
 def test_an_operator_may_let_the_model_answer_all_the_same(server: Watched):
     with Spoiling(server.pids()[0]):
         wait_until(lambda: server.metric("keelmark_golden_failing") == 1)
@@ -277,6 +284,7 @@ def test_what_an_operator_said_survives_a_restart(
         assert not Watched(client, tmp_path).do("selftest", **asked)["changed"]
 
 
+@pytest.mark.usefixtures("can_be_spoilt")
 def test_a_candidate_that_fails_is_not_promoted(server: Watched):
     server.do("load", version="1b")
     with Spoiling(server.pids()[0]):  # both versions have these weights
