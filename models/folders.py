@@ -12,12 +12,8 @@ def made(folder: Path) -> Path:
     """A new folder, and the folder of its model."""
     while True:
         # Somebody else may find the model's folder empty, and remove it, at any moment.
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            if folder.parent.exists():  # no folder
-                raise
-            continue
+        with suppress(FileExistsError):
+            folder.parent.mkdir(parents=True)
         with suppress(FileNotFoundError):
             folder.mkdir()
             return folder
