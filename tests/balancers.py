@@ -20,7 +20,7 @@ import pytest
 from tests.in_thread import Connection
 from tests.serving import Server, serving
 from tests.tiny import pack_tiny
-from tests.workers import REQUEST, Known, Load, known_answers, wait_until
+from tests.workers import REQUEST, Known, Load, children_of, known_answers, wait_until
 
 DEPLOY: Final = Path(__file__).parent.parent / "deploy"
 STOP_SECONDS: Final = 60
@@ -62,11 +62,13 @@ class Instance:
         self.server = self._running.enter_context(running)
 
     def stop(self, sign: signal.Signals = signal.SIGTERM) -> None:
-        """Returns when it has ended."""
+        """Returns when all its processes have ended; workers are told by the death of theirs."""
         if self.server is not None:
+            started = children_of(self.server.process.pid, "")
             self.server.process.send_signal(sign)
             code = self.server.process.wait(STOP_SECONDS)
             assert sign is signal.SIGKILL or code == 0, self.server.log.read_text()
+            wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
             self.server = None
         self._running.close()
 

@@ -143,7 +143,7 @@ def test_models_add_no_threads_to_workers_and_a_descriptor_each(tmp_path: Path):
         for name in known:
             if not (own / name).exists():
                 pack_tiny(own, name=name)
-        with server_over(own, tmp_path, workers=2) as server:
+        with server_over(own, tmp_path, workers=2, selftest_seconds=0) as server:
             wait_until(lambda: states(server) == ["ready"] * 2)
             for name in known * 4:
                 assert server.predict(GOOD, model=name).status == 200
