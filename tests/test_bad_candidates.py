@@ -52,10 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(
-    store: Path, workers: int, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[Swapping]:
-    state = tmp_path_factory.mktemp("state")
+def server(store: Path, state: Path, workers: int) -> Generator[Swapping]:
     with server_over(store, state, workers=workers, deadline_ms=60_000) as client:
         yield Swapping(client, state, NAME)
 

@@ -36,8 +36,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(packed: Path, workers: int, tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
-    state = tmp_path_factory.mktemp("state")
+def running(packed: Path, state: Path, workers: int) -> Generator[Swapping]:
     with server_over(packed, state, workers=workers) as client:
         yield Swapping(client, state, NAME)
 

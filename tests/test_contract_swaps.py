@@ -30,10 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(
-    store: Path, workers: int, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[Swapping]:
-    state = tmp_path_factory.mktemp("state")
+def running(store: Path, state: Path, workers: int) -> Generator[Swapping]:
     with server_over(store, state, workers=workers) as client:
         yield Swapping(client, state, NAME)
 

@@ -2,7 +2,6 @@
 
 import itertools
 import signal
-import sys
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -19,7 +18,6 @@ from tests.operating import Since
 from tests.overriding import GOOD, NAME, TO_RULES, Operated, operated, own_copy, two_versions
 from tests.serving import serving
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
 BUSY_SECONDS = 60.0
 CHANGES = (
     "overridden",
@@ -37,21 +35,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return two_versions(tmp_path_factory.mktemp("store"))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=LINUX)],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def running(
-    store: Path, workers: int, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[Operated]:
-    with operated(store, tmp_path_factory.mktemp("state"), workers) as server:
+def running(store: Path, state: Path, workers: int) -> Generator[Operated]:
+    with operated(store, state, workers) as server:
         yield server
 
 

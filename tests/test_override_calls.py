@@ -1,6 +1,5 @@
 """Overrides of a model that serves, in one process and with workers alike."""
 
-import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -19,29 +18,15 @@ from tests.in_thread import get, until
 from tests.operating import Since, ask
 from tests.overriding import NAME, TO_RULES, Operated, operated, rule, two_versions
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return two_versions(tmp_path_factory.mktemp("store"))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=LINUX)],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def running(
-    store: Path, workers: int, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[Operated]:
-    with operated(store, tmp_path_factory.mktemp("state"), workers) as server:
+def running(store: Path, state: Path, workers: int) -> Generator[Operated]:
+    with operated(store, state, workers) as server:
         yield server
 
 
@@ -409,7 +394,6 @@ def test_it_does_not_come_back_with_a_restart_if_it_cannot_hold(
     assert read_facts(tmp_path).overrides == {}
 
 
-@LINUX
 def test_successors_of_workers_have_it(server: Operated, workers: int):
     if workers == 1:
         pytest.skip("there are no workers")

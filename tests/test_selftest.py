@@ -153,8 +153,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def server(packed: Path, workers: int, tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
-    state = tmp_path_factory.mktemp("state")
+def server(packed: Path, state: Path, workers: int) -> Generator[Watched]:
     with server_over(packed, state, workers=workers, selftest_seconds=0.2) as client:
         yield Watched(client, state)
 

@@ -98,8 +98,7 @@ class Shadowing(Swapping):
 
 
 @pytest.fixture(scope="module")
-def running(packed: Path, workers: int, tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
-    state = tmp_path_factory.mktemp("state")
+def running(packed: Path, state: Path, workers: int) -> Generator[Shadowing]:
     with server_over(packed, state, workers=workers) as client:
         yield Shadowing(client, state, NAME)
 

@@ -67,8 +67,9 @@ def predict(client: Client, value: Any, query: str = "") -> Response:
 
 
 @pytest.fixture(scope="module")
-def running(packed: Path, workers: int, tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
-    state = tmp_path_factory.mktemp("state")
+def running(
+    packed: Path, state: Path, workers: int, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[tuple[Swapped, Path]]:
     store = tmp_path_factory.mktemp("own") / "store"
     shutil.copytree(packed, store)
     with server_over(store, state, workers=workers) as client:
@@ -76,13 +77,13 @@ def running(packed: Path, workers: int, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def server(running: Any) -> Generator[Swapped]:
+def server(running: tuple[Swapped, Path]) -> Generator[Swapped]:
     yield running[0]
     running[0].clear()
 
 
 @pytest.fixture
-def store(running: Any) -> Path:
+def store(running: tuple[Swapped, Path]) -> Path:
     return running[1]
 
 

@@ -1,7 +1,6 @@
 """Every change is told by the event log, once, whatever happens between it and its event."""
 
 import signal
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,8 @@ from tests.operating import Since, ask, bearer, served_by
 from tests.serving import serving
 from tests.tiny import GOOD
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
 PATH = "/models/tiny/force-fallback"
 BUSY_SECONDS = 60.0
-
-
-@pytest.fixture(
-    scope="module",
-    params=[1, pytest.param(2, marks=LINUX)],
-    ids=["one process", "two workers"],
-)
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server do the same."""
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def state(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state folder of the server that most tests share."""
-    return tmp_path_factory.mktemp("state")
 
 
 @pytest.fixture(scope="module")

@@ -41,17 +41,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=LINUX)], ids=["one", "two"])
-def workers(request: pytest.FixtureRequest) -> int:
-    """Both kinds of a server."""
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def server(
-    store: Path, workers: int, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[Swapping]:
-    state = tmp_path_factory.mktemp("state")
+def server(store: Path, state: Path, workers: int) -> Generator[Swapping]:
     with server_over(store, state, workers=workers) as client:
         yield Swapping(client, state, NAME)
 
