@@ -6,12 +6,11 @@ a version was trained on, what it computes and how long it takes can differ.
 
 import asyncio
 import json
-import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -20,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from features import FeatureSet, number
 from models import OnnxModel, pack
+from tests.calling import Calling, received
 from tests.in_thread import post
 
 NAME: Final = "risk"
@@ -27,7 +27,6 @@ ROWS: Final = 4_000
 WIDTH: Final = 64
 WORK: Final = 20
 """Layers of work that a run does and that change no answer: a tenth of a millisecond or less."""
-BUSY_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +175,7 @@ def write_rows(path: Path, count: int = 2_000) -> Path:
 
 
 @dataclass
-class Callers:
+class Callers(Calling):
     """Callers over kept connections, at about `rate` requests a second together.
 
     Every tenth request is a list of three.
@@ -196,21 +195,9 @@ class Callers:
     records: Sequence[dict[str, Any]] = ()
     answered: Counter[str] = field(default_factory=Counter[str])
     failures: list[str] = field(default_factory=list[str])
-    _stop: bool = False
-    _thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._all()))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop = True
-        assert self._thread is not None
-        self._thread.join(BUSY_SECONDS)
-
-    async def _all(self) -> None:
-        await asyncio.gather(*(self._one(n) for n in range(self.connections)))
+    def _each(self) -> Iterable[Coroutine[Any, Any, None]]:
+        return map(self._one, range(self.connections))
 
     async def _one(self, n: int) -> None:
         rng = np.random.default_rng(n)
@@ -227,9 +214,7 @@ class Callers:
                     value = [value, self._record(rng), self._record(rng)]
                 path = f"/predict/{self.model}{self.query}"
                 writer.write(post(path, json.dumps(value).encode()))
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
-                self._take(head, json.loads(await reader.readexactly(size)))
+                self._take(*await received(reader))
         except Exception as error:  # noqa: BLE001  (whatever it is, the test shows it)
             self.failures.append(repr(error))
         finally:

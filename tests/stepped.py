@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 from server.cli.ops_client import NotRunning, ServerSaysNo, call
 from server.events import events_in
 from server.facts import read_facts
+from tests.calling import Calling, received
 from tests.in_thread import post
 from tests.serving import Server, free_port, stop, wait_until_ready
 from tests.stepping import FOLDER, SWAP_EVENTS, Act, arm
@@ -45,7 +46,7 @@ SWAPS: Final[dict[str, tuple[dict[str, str], Slots, Slots]]] = {
 
 
 @dataclass
-class Callers:
+class Callers(Calling):
     """Callers in a closed loop, single records and lists, who open a connection again when it ends.
 
     Attributes:
@@ -63,21 +64,9 @@ class Callers:
     broken: int = 0
     away: int = 0
     wrong: list[str] = field(default_factory=list[str])
-    _stop: bool = False
-    _thread: Any = None
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._all()))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop = True
-        self._thread.join(LIMIT_SECONDS)
-        assert not self._thread.is_alive(), "a caller got no answer and no end"
-
-    async def _all(self) -> None:
-        await asyncio.gather(*(self._one(n) for n in range(CALLERS)))
+    def _each(self) -> Iterable[Coroutine[Any, Any, None]]:
+        return map(self._one, range(CALLERS))
 
     async def _one(self, n: int) -> None:
         while not self._stop:
@@ -101,9 +90,7 @@ class Callers:
         body: Any = [record(y) for y in ys] if len(ys) > 1 else record(ys[0])
         allowed = self.now
         writer.write(post(PATH, json.dumps(body).encode()))
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
-        answer = json.loads(await reader.readexactly(size))
+        head, answer = await received(reader)
         if answer.get("error", {}).get("code") == "not_loaded":
             self.away += 1
             await asyncio.sleep(0.02)

@@ -11,10 +11,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -28,6 +28,7 @@ from server.retired import KEPT_SECONDS, Retired
 from server.runtime import Prepared
 from server.series import Facts, ModelSeries
 from server.supervisor import SupervisorRuntime
+from tests.calling import Calling, received
 from tests.counters import small_layout
 from tests.in_thread import Client, Response, post, server_over
 from tests.operating import Since, ask
@@ -260,7 +261,7 @@ def test_a_full_disk_refuses_a_promotion_and_changes_nothing(
 
 
 @dataclass
-class Callers:
+class Callers(Calling):
     """Callers in a closed loop over kept connections; each answer is checked for one version."""
 
     port: int
@@ -268,20 +269,9 @@ class Callers:
     answered: int = 0
     lists: int = 0
     failures: list[str] = field(default_factory=list[str])
-    _stop: bool = False
-    _thread: Any = None
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._all()))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop = True
-        self._thread.join(BUSY_SECONDS)
-
-    async def _all(self) -> None:
-        await asyncio.gather(*(self._one(n) for n in range(6)))
+    def _each(self) -> Iterable[Coroutine[Any, Any, None]]:
+        return map(self._one, range(6))
 
     async def _one(self, n: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -290,9 +280,7 @@ class Callers:
                 ys = [1, 2, 3, 4] if n % 2 else [n]
                 body = [record(y) for y in ys] if n % 2 else record(n)
                 writer.write(post(f"/predict/{NAME}", json.dumps(body).encode()))
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
-                self._check(head, json.loads(await reader.readexactly(size)), ys)
+                self._check(*await received(reader), ys)
         except Exception as error:  # noqa: BLE001  (whatever it is, the test shows it)
             self.failures.append(repr(error))
         finally:

@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 from models.store import Store
 from server.cli.answers import answer_records
 from server.cli.ops_client import call
+from tests.calling import HEAD_END, Calling, received
 from tests.in_thread import post
 from tests.serving import Server
 from tests.tiny import GOOD, NAME
@@ -25,7 +26,6 @@ WAIT_SECONDS: Final = 60.0
 ARGUMENTS: Final = ("--workers", "2", "--drain-delay-seconds", "0.3")
 MOST_ROWS: Final = 3
 """Of a request of `known_answers`."""
-HEAD_END: Final = b"\r\n\r\n"
 BY_ANYBODY: Final = {200, 422, 503, 504}
 COUNTER_ENDS: Final = ("_total", "_count", "_sum", "_bucket")
 OF_ONE_ANSWER: Final = {"model", "version", "request_id", "prediction_id"}
@@ -188,7 +188,7 @@ def without_ids(body: Any) -> Any:
 
 
 @dataclass
-class Load:
+class Load(Calling):
     """Callers in a closed loop over kept connections; each opens a new one after a failure.
 
     Attributes:
@@ -221,20 +221,10 @@ class Load:
     refused: int = 0
     closed_idle: int = 0
     slowest: float = 0.0
-    _stop: bool = False
-    _thread: threading.Thread | None = None
     _names: Iterator[int] = field(default_factory=itertools.count)
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._all()))
-        self._thread.start()
-        return self
-
     def __exit__(self, *_: object) -> None:
-        assert self._thread is not None
-        self._stop = True
-        self._thread.join(WAIT_SECONDS)
-        assert not self._thread.is_alive(), "a caller got no answer and no end"
+        super().__exit__()
         assert not self.wrong, self.wrong[:5]
 
     @property
@@ -242,8 +232,8 @@ class Load:
         """Rows that were sent and not answered, once nobody calls any more."""
         return self.sent - self.answered
 
-    async def _all(self) -> None:
-        await asyncio.gather(*(self._one(number) for number in range(self.callers)))
+    def _each(self) -> Iterable[Coroutine[Any, Any, None]]:
+        return map(self._one, range(self.callers))
 
     async def _one(self, number: int) -> None:
         turns = itertools.cycle(self.known)
@@ -277,9 +267,7 @@ class Load:
         name = str(next(self._names))
         header = b"\r\nX-Request-Id: " + name.encode()
         writer.write(known.request.replace(HEAD_END, header + HEAD_END, 1))
-        head = (await reader.readuntil(HEAD_END)).lower()
-        size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
-        body = json.loads(await reader.readexactly(size))
+        head, body = await received(reader)
         self.answered += known.rows
         self.told += 1
         self.slowest = max(self.slowest, time.monotonic() - began)
