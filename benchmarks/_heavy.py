@@ -12,6 +12,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from keelmark import FeatureSet, OnnxModel, number, pack
+from tests.forests import size_of, sum_of_trees
 
 FIELDS = 24
 ROWS = 600
@@ -77,29 +78,11 @@ def network(width: int, layers: int = 3) -> ModelProto:
 def trees(count: int, depth: int = 6) -> ModelProto:
     """A sum of complete trees of random splits, each with 2^depth leaves."""
     rng = np.random.default_rng(0)
-    inner, size = (1 << depth) - 1, (1 << (depth + 1)) - 1
-    node_ids = np.tile(np.arange(size), count)
-    is_leaf = node_ids >= inner
-    features = np.where(is_leaf, 0, rng.integers(0, FIELDS, count * size))
-    thresholds = np.where(is_leaf, 0, rng.uniform(-1.5, 1.5, count * size)).astype(np.float32)
-    leaf_ids = np.tile(np.arange(inner, size), count)
-    node = helper.make_node(
-        "TreeEnsembleRegressor",
-        ["x"],
-        ["value"],
-        domain="ai.onnx.ml",
-        n_targets=1,
-        nodes_treeids=np.repeat(np.arange(count), size).tolist(),
-        nodes_nodeids=node_ids.tolist(),
-        nodes_featureids=features.tolist(),
-        nodes_values=thresholds.tolist(),
-        nodes_modes=np.where(is_leaf, "LEAF", "BRANCH_LEQ").tolist(),
-        nodes_truenodeids=np.where(is_leaf, 0, 2 * node_ids + 1).tolist(),
-        nodes_falsenodeids=np.where(is_leaf, 0, 2 * node_ids + 2).tolist(),
-        target_treeids=np.repeat(np.arange(count), size - inner).tolist(),
-        target_nodeids=leaf_ids.tolist(),
-        target_ids=[0] * len(leaf_ids),
-        target_weights=rng.normal(0, 1 / count, len(leaf_ids)).tolist(),
+    features = rng.integers(0, FIELDS, count * size_of(depth))
+    thresholds = rng.uniform(-1.5, 1.5, count * size_of(depth))
+    weights = rng.normal(0, 1 / count, count << depth)
+    node = sum_of_trees(
+        "x", "value", depth=depth, features=features, thresholds=thresholds, weights=weights
     )
     return _model("trees", [node], [])
 

@@ -2,7 +2,7 @@
 
 They answer what the small ones answer, to the bit, whatever their weights are: all leaves of the
 trees have one value, and the network's last layer is zero. Packing one takes minutes, so they are
-kept in the machine's folder of temporary files, by the digest of this file.
+kept in the machine's folder of temporary files, by the digest of what makes them.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.store import Store
+from tests.forests import size_of, sum_of_trees
 from tests.three import NAME, pack_three
 
 Kind = Literal["trees", "network"]
@@ -33,9 +34,8 @@ def large_store(kind: Kind, megabytes: int = 100) -> Path:
         kind: of model.
         megabytes: of the model, about.
     """
-    source = b"".join(
-        Path(path).read_bytes() for path in (__file__, pack_three.__code__.co_filename)
-    )
+    makers = __file__, pack_three.__code__.co_filename, sum_of_trees.__code__.co_filename
+    source = b"".join(Path(path).read_bytes() for path in makers)
     digest = hashlib.sha256(source).hexdigest()[:12]
     name = f"keelmark-large-{kind}-{megabytes}-{digest}"
     store = Path(tempfile.gettempdir()) / name
@@ -74,33 +74,14 @@ Parts = tuple[list[Any], list[Any], float]
 
 def _trees(n: int, megabytes: float) -> Parts:
     """Complete trees that split at random where the features are, and differ with n."""
-    inner, size = (1 << DEPTH) - 1, (1 << (DEPTH + 1)) - 1
-    count = max(1, round(megabytes * 1e6 / NODE_BYTES / size))
+    count = max(1, round(megabytes * 1e6 / NODE_BYTES / size_of(DEPTH)))
     rng = np.random.default_rng(n)
-    node_ids = np.tile(np.arange(size), count)
-    is_leaf = node_ids >= inner
-    features = np.where(is_leaf, 0, rng.integers(0, 2, count * size))
+    features = rng.integers(0, 2, count * size_of(DEPTH))
     ends = np.where(features == 0, 10.0 * n, 5.0 * n)
-    thresholds = np.where(is_leaf, 0, rng.uniform(0, 1, count * size) * ends).astype(np.float32)
-    leaf_ids = np.tile(np.arange(inner, size), count)
-    node = helper.make_node(
-        "TreeEnsembleRegressor",
-        ["f"],
-        ["large"],
-        name="trees",
-        domain="ai.onnx.ml",
-        n_targets=1,
-        nodes_treeids=np.repeat(np.arange(count), size).tolist(),
-        nodes_nodeids=node_ids.tolist(),
-        nodes_featureids=features.tolist(),
-        nodes_values=thresholds.tolist(),
-        nodes_modes=np.where(is_leaf, "LEAF", "BRANCH_LEQ").tolist(),
-        nodes_truenodeids=np.where(is_leaf, 0, 2 * node_ids + 1).tolist(),
-        nodes_falsenodeids=np.where(is_leaf, 0, 2 * node_ids + 2).tolist(),
-        target_treeids=np.repeat(np.arange(count), size - inner).tolist(),
-        target_nodeids=leaf_ids.tolist(),
-        target_ids=[0] * len(leaf_ids),
-        target_weights=[LEAF] * len(leaf_ids),
+    thresholds = rng.uniform(0, 1, count * size_of(DEPTH)) * ends
+    weights = np.full(count << DEPTH, LEAF)
+    node = sum_of_trees(
+        "f", "large", depth=DEPTH, features=features, thresholds=thresholds, weights=weights
     )
     return [node], [], LEAF * count
 
