@@ -7,6 +7,8 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Final, Self
 
 HEAD_END: Final = b"\r\n\r\n"
+PATIENT: Final = "Keelmark-Deadline-Ms: 60000"
+"""A header of requests that the model is to answer, on a busy machine too."""
 END_SECONDS: Final = 120.0
 """In which callers have the answers that they wait for when the block ends."""
 

@@ -116,5 +116,5 @@ class Deploying:
 @contextmanager
 def deploying(packed: Path, state: Path, workers: int) -> Generator[Deploying]:
     """A server over a store."""
-    with server_over(packed, state, workers=workers) as client:
+    with server_over(packed, state, workers=workers, deadline_ms=60_000) as client:
         yield Deploying(client, state)

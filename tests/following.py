@@ -88,6 +88,6 @@ class Following:
 
 @contextlib.contextmanager
 def following(store: Store, state: Path, **settings: Any) -> Generator[Following]:
-    given = {"follow": True, "follow_seconds": SECONDS} | settings
+    given = {"follow": True, "follow_seconds": SECONDS, "deadline_ms": 60_000} | settings
     with server_over(store.root, state, **given) as client:
         yield Following(client, state, store)

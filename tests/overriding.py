@@ -90,7 +90,8 @@ class Operated:
 
 @contextmanager
 def operated(store: Path, state: Path, workers: int) -> Generator[Operated]:
-    with server_over(store, state, workers=workers) as client:
+    # By default the model has a tenth of a second, which may be too short on a busy machine.
+    with server_over(store, state, workers=workers, deadline_ms=60_000) as client:
         yield Operated(client, state)
 
 

@@ -29,6 +29,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.calling import PATIENT
 from tests.in_thread import post
 from tests.three import NAME, record, version_of
 
@@ -38,8 +39,6 @@ LATE_SECONDS: Final = 0.001
 SHOWN: Final = 5
 """Of answers that were wrong."""
 LIST_EVERY: Final = 6
-DEADLINE: Final = "Keelmark-Deadline-Ms: 60000"
-"""Nobody but the model answers: how late that is, is measured."""
 ONES, LIST = (0, 1, 2, 3), (1, 2, 3, 4)
 BEGUN: Final = b"begun\n"
 GAPS: Final = 200_000
@@ -230,11 +229,12 @@ class _Calls:
         path = f"/predict/{NAME}"
         self._port = port
         one, many = [record(y) for y in ONES], [record(y) for y in LIST]
+        # Nobody but the model answers: how late that is, is measured.
         self._singles = [
-            (post(path, json.dumps(each).encode(), DEADLINE), (y,))
+            (post(path, json.dumps(each).encode(), PATIENT), (y,))
             for y, each in zip(ONES, one, strict=True)
         ]
-        self._list = post(path, json.dumps(many).encode(), DEADLINE), LIST
+        self._list = post(path, json.dumps(many).encode(), PATIENT), LIST
         self._free = deque(_Connection(_connected(port)) for _ in range(connections))
         self._busy: set[_Connection] = set()
         self._rate = rate

@@ -37,7 +37,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(packed: Path, state: Path, workers: int) -> Generator[Swapping]:
-    with server_over(packed, state, workers=workers) as client:
+    with server_over(packed, state, workers=workers, deadline_ms=60_000) as client:
         yield Swapping(client, state, NAME)
 
 
@@ -230,14 +230,14 @@ def test_both_shares_hold_at_once_and_survive_a_restart(packed: Path, tmp_path: 
     store = tmp_path / "store"
     shutil.copytree(packed, store)
     state = tmp_path / "state"
-    with server_over(store, state, workers=workers) as client:
+    with server_over(store, state, workers=workers, deadline_ms=60_000) as client:
         server = Swapping(client, state, NAME)
         server.do("load", version="2")
         server.do("shadow", version="2", share=0.2)
         server.do("canary", version="2", share=0.6)
         assert kept_share(state) == 0.6
         callers = callers_of(server, "2")
-    with server_over(store, state, workers=workers) as client:
+    with server_over(store, state, workers=workers, deadline_ms=60_000) as client:
         server = Swapping(client, state, NAME)
         second = server.status()["second"]
         assert (second["version"], second["canary"], second["shadow"]) == ("2", 0.6, 0.2)
@@ -249,7 +249,7 @@ def test_both_shares_hold_at_once_and_survive_a_restart(packed: Path, tmp_path: 
 def test_nothing_takes_part_where_nothing_is_live(tmp_path: Path, workers: int):
     store, state = tmp_path / "store", tmp_path / "state"
     pack_tiny(store)
-    with server_over(store, state, workers=workers) as client:
+    with server_over(store, state, workers=workers, deadline_ms=60_000) as client:
         pack_three(store, 1)
         server = Swapping(client, state, NAME)
         server.do("load", version="1")

@@ -20,7 +20,6 @@ from server.events import events_in
 from server.settings import SettingsError
 from tests.deploy_calls import QUIET, Deploying, deploying, pack_all
 from tests.deploying import BAD, GOOD, NAME, Callers
-from tests.in_thread import server_over
 from tests.serving import serving
 from tests.workers import wait_until
 
@@ -48,21 +47,18 @@ def server(running: Deploying) -> Generator[Deploying]:
 
 
 def test_a_restart_goes_on_in_the_same_stage(packed: Path, tmp_path: Path, workers: int):
-    with server_over(packed, tmp_path, workers=workers) as client:
-        first = Deploying(client, tmp_path)
+    with deploying(packed, tmp_path, workers) as first:
         first.deploy("2", shadow_seconds=0, canary_percents=[50], bake_seconds=1, requests=50)
         wait_until(lambda: first.share == 0.5)
         before = first.seen
-    with server_over(packed, tmp_path, workers=workers) as client:
-        again = Deploying(client, tmp_path)
+    with deploying(packed, tmp_path, workers) as again:
         assert again.seen["id"] == before["id"]
         assert again.seen["stage"] == "canary 50 %"
         assert again.share == 0.5
-        with Callers(client.port):
+        with Callers(again.client.port):
             assert again.ended() == ("promoted", [])
     assert [event.kind for event in events_in(tmp_path)].count("deploy_resumed") == 1
-    with server_over(packed, tmp_path, workers=workers) as client:
-        last = Deploying(client, tmp_path)
+    with deploying(packed, tmp_path, workers) as last:
         assert (last.seen["result"], last.slots()) == ("promoted", ("2", None, "1"))
     assert [event.kind for event in events_in(tmp_path)].count("deploy_resumed") == 1
 
@@ -70,20 +66,18 @@ def test_a_restart_goes_on_in_the_same_stage(packed: Path, tmp_path: Path, worke
 def test_a_restart_while_the_candidate_is_loaded_loads_it_again(
     packed: Path, tmp_path: Path, workers: int
 ):
-    with server_over(packed, tmp_path, workers=workers) as client:
-        first = Deploying(client, tmp_path)
+    with deploying(packed, tmp_path, workers) as first:
         first.deploy("2", shadow_seconds=0, canary_percents=[50])
         assert first.seen["stage"] == "load"
-    with server_over(packed, tmp_path, workers=workers) as client, Callers(client.port):
-        assert Deploying(client, tmp_path).ended() == ("promoted", [])
+    with deploying(packed, tmp_path, workers) as again, Callers(again.client.port):
+        assert again.ended() == ("promoted", [])
 
 
 def test_a_plan_that_cannot_be_read_stops_nothing(packed: Path, tmp_path: Path):
     (tmp_path / "deploys").mkdir()
     (tmp_path / "deploys" / f"{NAME}.json").write_text("{")
     assert set(read_records(tmp_path)[1]) == {NAME}
-    with server_over(packed, tmp_path) as client:
-        server = Deploying(client, tmp_path)
+    with deploying(packed, tmp_path, 1) as server:
         (event,) = [e for e in events_in(tmp_path) if e.kind == "deploy_ended"]
         assert event.after == "held"
         server.deploy("2", **QUIET)
@@ -93,7 +87,7 @@ def test_a_plan_that_cannot_be_read_stops_nothing(packed: Path, tmp_path: Path):
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
 def test_a_killed_server_goes_on_with_its_deploy(packed: Path, tmp_path: Path):
     """Killed while the canary answers, and started again with the same state folder."""
-    arguments = ("--workers", "2", "--drain-delay-seconds", "0")
+    arguments = ("--workers", "2", "--drain-delay-seconds", "0", "--deadline-ms", "60000")
     plan = ("--shadow", "0", "--canary", "50", "--bake", "2s", "--requests", "50")
     where = ("--state-dir", str(tmp_path / "state"))
     with serving(packed, tmp_path, *arguments) as server:

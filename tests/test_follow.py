@@ -100,7 +100,7 @@ def test_at_the_start_facts_win_and_then_a_newer_wish(store: Store, tmp_path: Pa
 def kills(store: Store, folder: Path, rounds: int) -> None:
     """Kills servers while they follow; the last one gets to the last wish all the same."""
     chance, version = random.Random(7), "1"
-    arguments = ("--workers", "2", "--follow", "--follow-seconds", "0.2")
+    arguments = ("--workers", "2", "--follow", "--follow-seconds", "0.2", "--deadline-ms", "60000")
     for last in [False] * rounds + [True]:
         with serving(store.root, folder, *arguments, "--drain-delay-seconds", "0") as server:
             answer = server.predict(NAME, record()).body

@@ -191,7 +191,7 @@ def test_a_server_that_is_killed_before_it_tells_is_caught_up_with(
     """The facts are on the disk, the events are not: the next start tells them all."""
     path, body, expected = CUT[what]
     own, state = own_copy(store, tmp_path), tmp_path / "state"
-    arguments = ("--workers", str(workers), "--drain-delay-seconds", "0")
+    arguments = ("--workers", str(workers), "--drain-delay-seconds", "0", "--deadline-ms", "60000")
 
     def do(what: str, **body: Any) -> Any:
         given = {"reason": "a test"} | body

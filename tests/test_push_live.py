@@ -20,6 +20,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
 ]
 
+PATIENT: Final = ("--deadline-ms", "60000", "--drain-delay-seconds", "0")
+
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -58,7 +60,7 @@ def first_push(repository: Repository) -> None:
 
 def test_a_push_goes_live_on_a_server_that_follows(repository: Repository, tmp_path: Path):
     first_push(repository)
-    arguments = ("--follow", "--follow-seconds", "0.5", "--drain-delay-seconds", "0")
+    arguments = (*PATIENT, "--follow", "--follow-seconds", "0.5")
     with serving(repository.store, tmp_path, *arguments) as server:
         pushed_and_live(repository, server, tmp_path / "state")
 
@@ -70,7 +72,7 @@ def test_a_push_goes_live_by_a_deploy(repository: Repository, tmp_path: Path):
     """The pusher sees how it goes; the first version of a model has nothing to be compared with."""
     first_push(repository)
     state = tmp_path / "state"
-    with serving(repository.store, tmp_path, "--drain-delay-seconds", "0") as server:
+    with serving(repository.store, tmp_path, *PATIENT) as server:
         repository.set(server=f"--state-dir {state}", deploy=DEPLOY)
         pushed_and_live(repository, server, state)
         wait_until(lambda: "deploy_ended" in {event.kind for event in events_in(state)})

@@ -90,7 +90,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shadowing]:
     for n in (1, 2):
         pack_three(store, n)
     Store(store).set_live(NAME, "1", by="the tests")
-    with serving(store, folder) as running:
+    with serving(store, folder, "--deadline-ms", "60000") as running:
         yield Shadowing(running, folder)
 
 

@@ -154,7 +154,8 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def server(packed: Path, state: Path, workers: int) -> Generator[Watched]:
-    with server_over(packed, state, workers=workers, selftest_seconds=0.2) as client:
+    settings = {"workers": workers, "selftest_seconds": 0.2, "deadline_ms": 60_000}
+    with server_over(packed, state, **settings) as client:
         yield Watched(client, state)
 
 

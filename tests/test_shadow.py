@@ -99,7 +99,7 @@ class Shadowing(Swapping):
 
 @pytest.fixture(scope="module")
 def running(packed: Path, state: Path, workers: int) -> Generator[Shadowing]:
-    with server_over(packed, state, workers=workers) as client:
+    with server_over(packed, state, workers=workers, deadline_ms=60_000) as client:
         yield Shadowing(client, state, NAME)
 
 

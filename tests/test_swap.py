@@ -73,7 +73,7 @@ def running(
 ) -> Generator[tuple[Swapped, Path]]:
     store = tmp_path_factory.mktemp("own") / "store"
     shutil.copytree(packed, store)
-    with server_over(store, state, workers=workers) as client:
+    with server_over(store, state, workers=workers, deadline_ms=60_000) as client:
         yield Swapped(client, state), store
 
 
@@ -374,20 +374,20 @@ def test_loading_and_unloading_over_and_over_leaves_nothing_behind(server: Swapp
 def test_a_restart_serves_what_was_live_with_the_same_beside_it(
     packed: Path, tmp_path: Path, workers: int
 ):
-    with server_over(packed, tmp_path, workers=workers) as client:
+    with server_over(packed, tmp_path, workers=workers, deadline_ms=60_000) as client:
         first = Swapped(client, tmp_path)
         first.do("load", version="2")
         first.do("promote", version="2")
         generation = first.do("rollback")["generation"]
         generation = first.do("promote", version="2")["generation"]
-    with server_over(packed, tmp_path, workers=workers) as client:
+    with server_over(packed, tmp_path, workers=workers, deadline_ms=60_000) as client:
         again = Swapped(client, tmp_path)
         assert again.slots() == ("2", None, "1")
         assert (again.answers(), again.answers(query="?version=1")) == (2, 1)
         back = again.do("rollback")
         assert back["generation"] > generation
         assert again.answers() == 1
-    with server_over(packed, tmp_path, workers=workers) as client:
+    with server_over(packed, tmp_path, workers=workers, deadline_ms=60_000) as client:
         last = Swapped(client, tmp_path)
         assert last.slots() == ("1", "2", None)
         assert not last.do("rollback")["changed"]
@@ -396,7 +396,7 @@ def test_a_restart_serves_what_was_live_with_the_same_beside_it(
 def test_a_model_that_was_not_there_can_be_loaded_and_promoted(tmp_path: Path, workers: int):
     store = tmp_path / "store"
     pack_tiny(store)
-    with server_over(store, tmp_path / "state", workers=workers) as client:
+    with server_over(store, tmp_path / "state", workers=workers, deadline_ms=60_000) as client:
         pack_three(store, 1)
         server = Swapped(client, tmp_path / "state")
         server.do("load", version="1")
@@ -451,7 +451,7 @@ def test_a_candidate_that_workers_cannot_open_is_given_up(
         return prepared
 
     monkeypatch.setattr(SupervisorRuntime, "prepare", prepared_and_gone)
-    with server_over(store, tmp_path / "state", workers=2) as client:
+    with server_over(store, tmp_path / "state", workers=2, deadline_ms=60_000) as client:
         server = Swapped(client, tmp_path / "state")
         said = server.refused("load", "bundle_refused", version="2")
         assert "no worker can serve it" in said
@@ -469,7 +469,7 @@ def kills(packed: Path, folder: Path, rounds: int) -> set[tuple[Any, ...]]:
     chance, found = random.Random(11), set[tuple[Any, ...]]()
     store = folder / "store"
     shutil.copytree(packed, store)
-    arguments = ("--workers", "2", "--drain-delay-seconds", "0")
+    arguments = ("--workers", "2", "--drain-delay-seconds", "0", "--deadline-ms", "60000")
     for _ in range(rounds):
         with serving(store, folder, *arguments) as server:
             slots = read_facts(folder / "state").slots

@@ -1,6 +1,6 @@
 """A bundle that is let go of: who stands still for it, who is replaced instead, what is left of it.
 
-With `max_stall_ms` 0 every bundle is a large one.
+With the settings of `LARGE` every bundle is a large one.
 """
 
 import hashlib
@@ -32,6 +32,7 @@ pytestmark = [
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
 BUSY_SECONDS = 60.0
 STALLS = "keelmark_release_stall_seconds_count"
+LARGE = {"max_stall_ms": 0, "deadline_ms": 60_000}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(store: Path, state: Path, workers: int) -> Generator[Swapping]:
-    with server_over(store, state, workers=workers) as client:
+    with server_over(store, state, workers=workers, deadline_ms=60_000) as client:
         yield Swapping(client, state, NAME)
 
 
@@ -55,7 +56,7 @@ def test_what_would_stall_is_let_go_of_in_a_pause_or_with_its_worker(
     store: Path, tmp_path: Path, workers: int
 ):
     """A previous version that a load drops, and a candidate that is unloaded."""
-    with server_over(store, tmp_path, workers=workers, max_stall_ms=0) as client:
+    with server_over(store, tmp_path, workers=workers, **LARGE) as client:
         server = Swapping(client, tmp_path, NAME)
         server.do("load", version="2")
         server.do("promote", version="2")
@@ -150,7 +151,7 @@ def test_where_no_successor_starts_workers_let_go_themselves(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(succession, "PAUSES_SECONDS", (0.01, 0.01))
-    with server_over(store, tmp_path, workers=2, max_stall_ms=0) as client:
+    with server_over(store, tmp_path, workers=2, **LARGE) as client:
         server = Swapping(client, tmp_path, NAME)
         server.do("load", version="2")
         before = pids(server)
@@ -166,7 +167,7 @@ def test_where_no_successor_starts_workers_let_go_themselves(
 @LINUX
 def test_a_worker_that_dies_while_it_is_to_be_replaced_loses_no_bundle(store: Path, tmp_path: Path):
     """Its successor has not opened what was unloaded; in the end two others serve."""
-    with server_over(store, tmp_path, workers=2, max_stall_ms=0) as client:
+    with server_over(store, tmp_path, workers=2, **LARGE) as client:
         server = Swapping(client, tmp_path, NAME)
         runtime = client.serving.runtime
         assert isinstance(runtime, SupervisorRuntime)

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 from models.store import Store
 from server.cli.answers import answer_records
 from server.cli.ops_client import call
-from tests.calling import HEAD_END, Calling, received
+from tests.calling import HEAD_END, PATIENT, Calling, received
 from tests.in_thread import post
 from tests.serving import Server
 from tests.tiny import GOOD, NAME
@@ -193,7 +193,8 @@ class Load(Calling):
 
     Attributes:
         known: requests that are sent in turn, with what has to come back.
-        by_anybody: what comes back may be a lower rung's, or say that none is in time.
+        by_anybody: what comes back may be a lower rung's, or say that none is in time; otherwise
+            the model is given the time that it takes.
         sent, answered: rows, the latter of answers received whole.
         asked, told: the same of requests.
         failures: of connections, each of which had one request under way.
@@ -265,8 +266,9 @@ class Load(Calling):
         self.sent += known.rows
         self.asked += 1
         name = str(next(self._names))
-        header = b"\r\nX-Request-Id: " + name.encode()
-        writer.write(known.request.replace(HEAD_END, header + HEAD_END, 1))
+        patience = "" if self.by_anybody else f"\r\n{PATIENT}"
+        headers = f"\r\nX-Request-Id: {name}{patience}".encode()
+        writer.write(known.request.replace(HEAD_END, headers + HEAD_END, 1))
         head, body = await received(reader)
         self.answered += known.rows
         self.told += 1
