@@ -155,20 +155,23 @@ def test_who_forces_a_rung_overrules_and_the_share_is_taken_back(server: Deployi
     assert server.model["forced"] == "rules"
 
 
-def test_who_rolls_back_while_it_bakes_overrules(server: Deploying):
+def baking(server: Deploying) -> None:
+    """Deploys a version, and waits until it bakes, which takes longer than any test."""
     with Callers(server.client.port):
-        server.deploy("2", shadow_seconds=0, canary_percents=[50], bake_seconds=1.5)
+        server.deploy("2", canary_percents=[], bake_seconds=600, max_wait_seconds=600)
+        server.until("bake")
         wait_until(lambda: server.slots() == ("2", None, "1"))
+
+
+def test_who_rolls_back_while_it_bakes_overrules(server: Deploying):
+    baking(server)
     server.do("rollback")
     assert server.ended() == ("held", ["overruled"])
     assert server.slots() == ("1", "2", None)
 
 
 def test_cancelling_while_it_bakes_rolls_back(server: Deploying):
-    with Callers(server.client.port):
-        server.deploy("2", shadow_seconds=0, canary_percents=[50], bake_seconds=1.5)
-        wait_until(lambda: server.slots() == ("2", None, "1"))
-        assert server.seen["stage"] == "bake"
-        server.do("deploy/cancel")
-        assert server.ended() == ("rolled_back", ["cancelled"])
+    baking(server)
+    server.do("deploy/cancel")
+    assert server.ended() == ("rolled_back", ["cancelled"])
     assert server.slots() == ("1", "2", None)
