@@ -110,10 +110,12 @@ def test_a_quiet_server_holds(server: Deploying):
 def test_who_names_a_version_is_no_evidence(server: Deploying):
     with Callers(server.client.port, query="?version=2") as callers:
         server.do("load", version="2")
+        wait_until(lambda: callers.answered["2"] > 20)
+        before = callers.answered["2"]
         server.deploy("2", shadow_seconds=0, canary_percents=[50], max_wait_seconds=1.5)
         assert server.ended() == ("held", ["few_requests"])
         assert server.seen["candidate"]["requests"] == 0
-    assert callers.answered["2"] > 20
+    assert callers.answered["2"] > before
 
 
 def test_kept_rows_decide_on_a_quiet_server(server: Deploying, tmp_path: Path):
