@@ -58,6 +58,7 @@ def test_a_wish_that_fails_is_told_once_and_tried_again_when_it_is_repaired(serv
     assert (server.slots(), server.answers()) == (("1", None), 1)
     golden.write_bytes(whole)  # now it is whole, and still not what its folder says
     wait_until(lambda: "says that it is" in server.stands()[2])
+    server.looks()
     assert len(server.told("wish_not_followed")) == 2
     shutil.rmtree(folder)
     pack_three(server.store.root, 3, version="bad")
