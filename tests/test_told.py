@@ -98,7 +98,7 @@ def test_what_the_log_has_is_not_told_again(store: Path, tmp_path: Path):
 def test_an_end_that_failed_is_tried_again_until_it_comes(
     client: Client, state: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The disk takes no facts for a while, and then it does."""
+    """After the facts of the change the disk takes none for a while, and then it does."""
     force(client, state, None)
     tries: list[Any] = []
     write = ledger.write_facts
@@ -107,10 +107,14 @@ def test_an_end_that_failed_is_tried_again_until_it_comes(
         tries.append(given)
         raise OSError(28, "No space left on device")
 
+    def write_the_last(*given: Any) -> None:
+        write(*given)
+        monkeypatch.setattr(ledger, "write_facts", full)
+
+    monkeypatch.setattr("server.ops.expiry.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(ledger, "write_facts", write_the_last)
     body = {"rung": "rules", "reason": "a test", "expires_seconds": 0.2}
     assert ask(client, PATH, body, authorization=bearer(state, "operator")).json["changed"]
-    monkeypatch.setattr("server.ops.expiry.AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(ledger, "write_facts", full)
     assert until(lambda: len(tries) > 1, BUSY_SECONDS)
     assert served_by(client) == "rules"
     monkeypatch.setattr(ledger, "write_facts", write)
