@@ -304,8 +304,11 @@ def slots_of(status: dict[str, Any]) -> Slots:
 
 
 def counters_of(pid: int) -> int:
-    """How many bundles a process has counters of."""
-    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    """How many bundles a process has counters of; none if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return 0
     return len({line.split()[4] for line in lines if "keelmark-counters" in line})
 
 
