@@ -20,7 +20,15 @@ import pytest
 from tests.in_thread import Connection
 from tests.serving import Server, serving
 from tests.tiny import pack_tiny
-from tests.workers import REQUEST, Known, Load, children_of, known_answers, wait_until
+from tests.workers import (
+    REQUEST,
+    Known,
+    Load,
+    children_of,
+    known_answers,
+    wait_for_ends,
+    wait_until,
+)
 
 DEPLOY: Final = Path(__file__).parent.parent / "deploy"
 STOP_SECONDS: Final = 60
@@ -68,7 +76,7 @@ class Instance:
             self.server.process.send_signal(sign)
             code = self.server.process.wait(STOP_SECONDS)
             assert sign is signal.SIGKILL or code == 0, self.server.log.read_text()
-            wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+            wait_for_ends(started)
             self.server = None
         self._running.close()
 

@@ -21,7 +21,7 @@ from server.settings import SettingsError
 from tests.deploy_calls import QUIET, Deploying, deploying, pack_all
 from tests.deploying import BAD, GOOD, NAME, Callers
 from tests.serving import serving
-from tests.workers import wait_until
+from tests.workers import kill, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
 
@@ -94,8 +94,7 @@ def test_a_killed_server_goes_on_with_its_deploy(packed: Path, tmp_path: Path):
         begun = CliRunner().invoke(commands, ["deploy", NAME, "2", *plan, *where, "--detach"])
         assert begun.exit_code == 0, begun.output
         wait_until(lambda: seen(where)["stage"] == "canary 50 %")
-        server.process.send_signal(signal.SIGKILL)
-        server.process.wait()
+        kill(server)
     with serving(packed, tmp_path, *arguments) as server, Callers(server.port) as callers:
         ended = CliRunner().invoke(commands, ["deploy", NAME, *where])
         assert ended.exit_code == 0, ended.output

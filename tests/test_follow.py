@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.in_thread import server_over
 from tests.operating import ask, bearer
 from tests.serving import serving
 from tests.three import NAME, pack_three, record, version_of
-from tests.workers import wait_until
+from tests.workers import kill, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
 
@@ -109,7 +108,7 @@ def kills(store: Store, folder: Path, rounds: int) -> None:
             store.set_live(NAME, version, by="ann")
             if not last:
                 time.sleep(chance.uniform(0, 4.0))
-                server.process.send_signal(signal.SIGKILL)
+                kill(server)
                 continue
 
             def is_followed(version: str = version) -> bool:

@@ -17,6 +17,7 @@ from tests.killed import KILL
 from tests.operating import Since
 from tests.overriding import GOOD, NAME, TO_RULES, Operated, operated, own_copy, two_versions
 from tests.serving import serving
+from tests.workers import children_of, wait_for_ends
 
 BUSY_SECONDS = 60.0
 CHANGES = (
@@ -201,11 +202,12 @@ def test_a_server_that_is_killed_before_it_tells_is_caught_up_with(
         if what == "promote":
             do("load", version="2")
             do("override", changes=TO_RULES, dry_run=False)
-        before = kinds_of_changes(state)
+        before, started = kinds_of_changes(state), children_of(server.process.pid, "")
         (state / KILL).touch()
         with pytest.raises((NotRunning, OSError)):
             do(path, **body)
         assert server.process.wait(BUSY_SECONDS) == -signal.SIGKILL
+        wait_for_ends(started)
     (state / KILL).unlink()
     assert kinds_of_changes(state) == before
     with serving(own, tmp_path, *arguments) as server:

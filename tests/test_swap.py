@@ -36,7 +36,7 @@ from tests.serving import serving
 from tests.swapping import Swapping
 from tests.three import NAME, answer_of, pack_three, record, version_of
 from tests.tiny import pack_tiny
-from tests.workers import wait_until
+from tests.workers import kill, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
 BUSY_SECONDS = 60.0
@@ -484,7 +484,7 @@ def kills(packed: Path, folder: Path, rounds: int) -> set[tuple[Any, ...]]:
             swaps = threading.Thread(target=swap_on, args=(folder, model["version"], second))
             swaps.start()
             time.sleep(chance.uniform(0, 0.5 if second["slot"] else 4.0))
-            server.process.send_signal(signal.SIGKILL)
+            kill(server)
             swaps.join(BUSY_SECONDS)
     return found
 

@@ -16,6 +16,7 @@ from tests.killed import KILL
 from tests.operating import Since, ask, bearer, served_by
 from tests.serving import serving
 from tests.tiny import GOOD
+from tests.workers import children_of, wait_for_ends
 
 PATH = "/models/tiny/force-fallback"
 BUSY_SECONDS = 60.0
@@ -66,10 +67,12 @@ def test_a_server_that_is_killed_before_it_tells_is_caught_up_with(
     state = tmp_path / "state"
     body = {"rung": "rules", "reason": "a test"}
     with serving(store, tmp_path, *arguments, program=("-m", "tests.killed")) as server:
+        started = children_of(server.process.pid, "")
         (state / KILL).touch()
         with pytest.raises((NotRunning, OSError)):
             call(PATH, body, server=None, state_dir=state)
         assert server.process.wait(BUSY_SECONDS) == -signal.SIGKILL
+        wait_for_ends(started)
     (state / KILL).unlink()
     assert told(state) == []
     with serving(store, tmp_path, *arguments) as server:

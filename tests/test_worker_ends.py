@@ -37,6 +37,7 @@ from tests.workers import (
     is_whole,
     known_answers,
     requests_counted,
+    wait_for_ends,
     wait_until,
     workers_of,
 )
@@ -174,7 +175,7 @@ def test_a_killed_supervisor_leaves_nothing_behind_but_what_was_decided(
                 server.process.wait()
                 changing.join(WAIT_SECONDS)
                 held = {said[0]} if said else {rung, wanted or "model"}
-                wait_until(lambda old=children: not any(map(is_there, old)), 5)
+                wait_for_ends(children)
             for port in ports:
                 with pytest.raises(ConnectionRefusedError):
                     socket.create_connection(("127.0.0.1", port), 1).close()
@@ -190,10 +191,6 @@ def status_of(folder: Path) -> dict[str, Any]:
 def force_if_it_runs(folder: Path, rung: str | None, said: list[str]) -> None:
     with contextlib.suppress(Exception):  # the server goes away while it is asked
         force(folder, rung, said)
-
-
-def is_there(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 @contextlib.contextmanager

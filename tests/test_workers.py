@@ -34,6 +34,7 @@ from tests.workers import (
     is_whole,
     known_answers,
     replace_workers,
+    wait_for_ends,
     wait_until,
     workers_of,
 )
@@ -128,7 +129,7 @@ def test_workers_are_replaced_under_load_and_no_connection_is_closed(
     ):
         wait_until(lambda: busy.answered > 50)
         replace_workers(folder)
-        time.sleep(1)
+        wait_until(lambda: [w["connections"] for w in workers_of(folder)] == [16, 16])
         new = workers_of(folder)
     for load in (busy, paced):
         assert load.failures == []
@@ -219,7 +220,7 @@ def test_a_killed_supervisor_takes_everything_with_it_and_a_restart_works(
         os.kill(children[-1], signal.SIGSTOP)  # one that cannot hear of it
         server.process.kill()
         server.process.wait()
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 5)
+        wait_for_ends(children)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port), 1).close()
         command = [sys.executable, "-m", "keelmark", "serve", "--store", str(store)]

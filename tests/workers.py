@@ -73,6 +73,19 @@ def children_of(pid: int, module: str) -> list[int]:
     return found
 
 
+def wait_for_ends(pids: Iterable[int]) -> None:
+    """Waits until processes are gone, as those of a killed server are a moment after it."""
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def kill(server: Server) -> None:
+    """Kills a server; returns when all that it has started has ended too."""
+    started = children_of(server.process.pid, "")
+    server.process.kill()
+    server.process.wait()
+    wait_for_ends(started)
+
+
 def descriptors_of(server: Server) -> list[int]:
     """How many the supervisor and the dealer have open, besides those of callers."""
     pids = [server.process.pid, *children_of(server.process.pid, "server.dealer")]
