@@ -22,7 +22,7 @@ def test_new_connections_are_answered_for_the_delay_after_a_stop(store: Path, tm
             assert time.monotonic() - began < 5
         answer = server.predict(NAME, GOOD)
         assert (answer.status, answer.body["served_by"]) == (200, "model")
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         assert time.monotonic() - began >= 5
 
 

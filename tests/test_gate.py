@@ -1,5 +1,6 @@
 """The gate: a bundle's first load cannot hurt the process that asks for it."""
 
+import contextlib
 import json
 import os
 import platform
@@ -36,7 +37,7 @@ def test_it_reports_what_it_measured(whole: Path):
     assert report.rows == 256
     assert report.batch_exact
     assert report.features_off_by_one == 0
-    assert 0 < report.open_seconds < 5
+    assert 0 < report.open_seconds < 60
     assert 0 <= report.resident_bytes < report.peak_bytes < 1 << 30
     assert sorted(report.run_seconds) == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert report.max_batch in report.run_seconds
@@ -273,13 +274,22 @@ def test_the_child_ends_with_whoever_started_it(folder: Path):
     endless(folder)
     asking = subprocess.Popen([sys.executable, "-c", ASKS_FOR_A_VERDICT, str(folder)])
     try:
-        wait_until(lambda: bool(children_of(asking.pid, "gate_child")))
-        (child,) = children_of(asking.pid, "gate_child")
-        wait_until(lambda: b"onnxruntime" in Path(f"/proc/{child}/maps").read_bytes())
+        wait_until(lambda: busy_child_of(asking.pid) is not None)
+        child = busy_child_of(asking.pid)
     finally:
         asking.kill()
         asking.wait()
-    wait_until(lambda: not is_running(child), 10)
+    assert child is not None
+    wait_until(lambda: not is_running(child), 30)
+
+
+def busy_child_of(pid: int) -> int | None:
+    """The one that has begun with the model; not one that got too little done and was ended."""
+    for child in children_of(pid, "gate_child"):
+        with contextlib.suppress(OSError):
+            if b"onnxruntime" in Path(f"/proc/{child}/maps").read_bytes():
+                return child
+    return None
 
 
 def is_running(pid: int) -> bool:

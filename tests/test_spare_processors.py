@@ -13,7 +13,8 @@ from models.child import ChildLimits, ask_child
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="idle scheduling is Linux'")
 
-LIMITS = ChildLimits(address_space_bytes=1 << 30, cpu_seconds=10, wall_seconds=60.0)
+# On a busy machine, little is left for a child that stays behind.
+LIMITS = ChildLimits(address_space_bytes=1 << 30, cpu_seconds=10, wall_seconds=170.0)
 
 
 def policy(_: dict[str, Any]) -> bytes:
