@@ -429,9 +429,12 @@ def test_series_of_the_unloaded_are_kept_for_a_while():
 
 def test_events_of_swaps_are_complete(server: Swapped):
     """As many events of a kind as calls that changed something, by the metrics."""
+    server.do("load", version="2")
+    server.do("promote", version="2")
+    server.do("rollback")
     kinds = [event.kind for event in events_in(server.state)]
     for swap, kind in (("load", "loaded"), ("promote", "promoted"), ("rollback", "rolled_back")):
-        assert kinds.count(kind) == count(server.client, swap, "done")
+        assert kinds.count(kind) == count(server.client, swap, "done") > 0
 
 
 def test_a_candidate_that_workers_cannot_open_is_given_up(
