@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tests.serving import Server
-from tests.three import NAME, pack_three
+from tests.three import NAME
 
 ROOT: Final = Path(__file__).parent.parent
 HOOK: Final = ROOT / "deploy" / "git" / "post-receive"
@@ -20,14 +20,6 @@ COMMAND: Final = f"env PYTHONPATH={ROOT} {sys.executable} -m keelmark"
 LIMIT_SECONDS: Final = 60.0
 IN_A_ROW: Final = 30
 """So many answers of one version, in a row: it has all traffic."""
-
-
-def pack_versions(store: Path) -> Path:
-    """Three versions, and one that breaks callers."""
-    for n in (1, 2, 3):
-        pack_three(store, n)
-    pack_three(store, 2, version="strict", policies={"y": {"missing": "reject"}})
-    return store
 
 
 class Repository:

@@ -24,12 +24,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.store import Store
 from server.cli.ops_client import call
 from tests.large import Kind, large_store
 from tests.serving import serving
 from tests.swap_callers import Had, call_while
-from tests.three import NAME, pack_three
+from tests.three import NAME, pack_versions
 from tests.workers import children_of, wait_until, workers_of
 
 ARGUMENTS: Final = ("--workers", "2", "--drain-delay-seconds", "0", "--log-level", "warning")
@@ -410,20 +409,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def _trial(trial: str, folder: Path, given: argparse.Namespace) -> Result:
     if trial == "small":
-        return try_flips(small_store(folder), folder, Plan(given.pairs, given.seconds, FLIPS))
+        plan = Plan(given.pairs, given.seconds, FLIPS)
+        return try_flips(pack_versions(folder / "store", 2), folder, plan)
     kinds: dict[str, Kind] = {"trees": "trees", "network": "network"}
     name = f"load, promote, unload: {given.megabytes} MB of {trial}"
     plan = Plan(given.pairs, 2 * given.seconds, given.cycles)
     return try_cycles(name, large_store(kinds[trial], given.megabytes), folder, plan)
-
-
-def small_store(folder: Path) -> Path:
-    """A store with two versions, of which the first is wished live."""
-    store = folder / "store"
-    for n in (1, 2):
-        pack_three(store, n)
-    Store(store).set_live(NAME, "1", by="the tests")
-    return store
 
 
 if __name__ == "__main__":

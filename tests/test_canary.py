@@ -9,14 +9,21 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from models.store import Store
 from server.cli import app
 from server.facts import read_facts
 from server.picking import place_of
 from tests.in_thread import Response, post, server_over
 from tests.operating import Since, ask
 from tests.swapping import Swapping
-from tests.three import NAME, answer_of, pack_three, record, version_of
+from tests.three import (
+    NAME,
+    answer_of,
+    pack_strict,
+    pack_three,
+    pack_versions,
+    record,
+    version_of,
+)
 from tests.tiny import pack_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
@@ -27,11 +34,8 @@ KEYS = [f"caller-{n}" for n in range(60)]
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions, of which the first is wished live; callers are told apart by `y`."""
-    store = tmp_path_factory.mktemp("store")
-    for n in (1, 2):
-        pack_three(store, n, route_key="y")
-    pack_three(store, 2, version="strict", policies={"y": {"missing": "reject"}})
-    Store(store).set_live(NAME, "1", by="the tests")
+    store = pack_versions(tmp_path_factory.mktemp("store"), 2, route_key="y")
+    pack_strict(store)
     return store
 
 

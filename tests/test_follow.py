@@ -15,7 +15,7 @@ from tests.following import following
 from tests.in_thread import server_over
 from tests.operating import ask, bearer
 from tests.serving import serving
-from tests.three import NAME, pack_three, record, version_of
+from tests.three import NAME, pack_versions, record, version_of
 from tests.workers import kill, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
@@ -24,11 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions, of which the first is wished live."""
-    store = tmp_path_factory.mktemp("store")
-    for n in (1, 2, 3):
-        pack_three(store, n)
-    Store(store).set_live(NAME, "1", by="the tests")
-    return store
+    return pack_versions(tmp_path_factory.mktemp("store"), 3)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from models.store import Store
 from tests.following import Following, following
 from tests.in_thread import Client, post
-from tests.three import NAME, pack_three
+from tests.three import NAME, pack_versions
 from tests.workers import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
@@ -22,11 +22,7 @@ LONG = "shadow=0 canary=50 bake=10m requests=20"
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("store")
-    for n in (1, 2, 3):
-        pack_three(store, n)
-    Store(store).set_live(NAME, "1", by="the tests")
-    return store
+    return pack_versions(tmp_path_factory.mktemp("store"), 3)
 
 
 @pytest.fixture

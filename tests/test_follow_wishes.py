@@ -13,7 +13,7 @@ from models.errors import BundleCorrupt
 from models.store import Store
 from server.runtime import InProcessRuntime, Prepared
 from tests.following import Following, following
-from tests.three import NAME, pack_three
+from tests.three import NAME, pack_strict, pack_three, pack_versions
 from tests.tiny import pack_tiny
 from tests.workers import wait_until
 
@@ -23,11 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions, of which the first is wished live, and one that breaks callers."""
-    store = tmp_path_factory.mktemp("store")
-    for n in (1, 2, 3):
-        pack_three(store, n)
-    pack_three(store, 2, version="strict", policies={"y": {"missing": "reject"}})
-    Store(store).set_live(NAME, "1", by="the tests")
+    store = pack_versions(tmp_path_factory.mktemp("store"), 3)
+    pack_strict(store)
     return store
 
 

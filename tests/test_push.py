@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 
 from models.store import Store
-from tests.pushing import Repository, pack_versions
-from tests.three import NAME
+from tests.pushing import Repository
+from tests.three import NAME, pack_strict, pack_versions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:fields .* may be missing"),
@@ -20,7 +20,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pack_versions(tmp_path_factory.mktemp("packed"))
+    store = pack_versions(tmp_path_factory.mktemp("packed"), 3)
+    pack_strict(store)
+    return store
 
 
 @pytest.fixture

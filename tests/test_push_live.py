@@ -10,9 +10,9 @@ import pytest
 from models.store import Store
 from server.cli.ops_client import call
 from server.events import events_in
-from tests.pushing import IN_A_ROW, LIMIT_SECONDS, Callers, Repository, pack_versions
+from tests.pushing import IN_A_ROW, LIMIT_SECONDS, Callers, Repository
 from tests.serving import Server, serving
-from tests.three import NAME
+from tests.three import NAME, pack_versions
 from tests.workers import wait_until
 
 pytestmark = [
@@ -25,7 +25,7 @@ PATIENT: Final = ("--deadline-ms", "60000", "--drain-delay-seconds", "0")
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pack_versions(tmp_path_factory.mktemp("packed"))
+    return pack_versions(tmp_path_factory.mktemp("packed"), 3)
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from models.store import Store
 from server.cli.ops_client import call
 from tests.in_thread import until
 from tests.serving import Server, serving
 from tests.swap_callers import Had, call_while
-from tests.three import NAME, pack_three, record
+from tests.three import NAME, pack_versions, record
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
 Record = Callable[[str, object], None]
@@ -86,10 +85,7 @@ class Shadowing:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shadowing]:
     folder = tmp_path_factory.mktemp("server")
-    store = folder / "store"
-    for n in (1, 2):
-        pack_three(store, n)
-    Store(store).set_live(NAME, "1", by="the tests")
+    store = pack_versions(folder / "store", 2)
     with serving(store, folder, "--deadline-ms", "60000") as running:
         yield Shadowing(running, folder)
 

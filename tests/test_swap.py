@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from models.store import Store
 from server.cli.ops_client import NotRunning, ServerSaysNo, call
 from server.events import EventLog, events_in
 from server.facts import read_facts
@@ -34,7 +33,15 @@ from tests.in_thread import Client, Response, post, server_over
 from tests.operating import Since, ask
 from tests.serving import serving
 from tests.swapping import Swapping
-from tests.three import NAME, answer_of, pack_three, record, version_of
+from tests.three import (
+    NAME,
+    answer_of,
+    pack_strict,
+    pack_three,
+    pack_versions,
+    record,
+    version_of,
+)
 from tests.tiny import pack_tiny
 from tests.workers import kill, wait_until
 
@@ -45,11 +52,7 @@ BUSY_SECONDS = 60.0
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions, of which the first is wished live."""
-    store = tmp_path_factory.mktemp("store")
-    for n in (1, 2, 3):
-        pack_three(store, n)
-    Store(store).set_live(NAME, "1", by="the tests")
-    return store
+    return pack_versions(tmp_path_factory.mktemp("store"), 3)
 
 
 class Swapped(Swapping):
@@ -194,7 +197,7 @@ def count(client: Client, swap: str, result: str) -> float:
 
 def test_a_contract_that_breaks_callers_is_promoted_only_by_word(server: Swapped, store: Path):
     """Records without `y` had an answer, and would have none."""
-    pack_three(store, 2, version="strict", policies={"y": {"missing": "reject"}})
+    pack_strict(store)
     contract = server.do("load", version="strict")["contract"]
     assert contract["verdict"] == "breaking"
     said = server.refused("promote", "conflict", version="strict")

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from models.store import Store
 from server.facts import read_facts
 from server.ops.desk import Desk
 from tests.in_thread import server_over
 from tests.stepped import CALLERS, SWAPS, Outcome, Row, Stepped, seconds_since
 from tests.stepping import Act
-from tests.three import NAME, pack_three
+from tests.three import pack_versions
 from tests.workers import Record, wait_until
 
 pytestmark = [
@@ -78,11 +77,7 @@ def table(workers: int) -> Iterator[Row]:
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions, of which the first is wished live."""
-    store = tmp_path_factory.mktemp("store")
-    for n in (1, 2):
-        pack_three(store, n)
-    Store(store).set_live(NAME, "1", by="the tests")
-    return store
+    return pack_versions(tmp_path_factory.mktemp("store"), 2)
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from tests.swap_trials import (
     Result,
     old_answers,
     show,
-    small_store,
     try_cycles,
     try_flips,
 )
+from tests.three import pack_versions
 from tests.workers import Record
 
 pytestmark = [
@@ -37,7 +37,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_store(tmp_path_factory.mktemp("small"))
+    return pack_versions(tmp_path_factory.mktemp("small"), 2)
 
 
 def check(result: Result) -> None:

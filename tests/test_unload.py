@@ -20,10 +20,10 @@ from server import fleet, room, succession
 from server.supervisor import SupervisorRuntime
 from tests.in_thread import server_over
 from tests.operating import Since
-from tests.swap_trials import holdings_of, small_store
+from tests.swap_trials import holdings_of
 from tests.swapping import Swapping
 from tests.test_fleet import failing
-from tests.three import NAME, pack_three, record, version_of
+from tests.three import NAME, pack_versions, record, version_of
 from tests.workers import wait_until
 
 pytestmark = [
@@ -38,9 +38,7 @@ LARGE = {"max_stall_ms": 0, "deadline_ms": 60_000}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = small_store(tmp_path_factory.mktemp("small"))
-    pack_three(store, 3)
-    return store
+    return pack_versions(tmp_path_factory.mktemp("small"), 3)
 
 
 @pytest.fixture(scope="module")

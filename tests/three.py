@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from features import FeatureSet, number
 from models import OnnxModel, pack
+from models.store import Store
 
 NAME: Final = "three"
 ROWS: Final = 300
@@ -73,6 +74,25 @@ def pack_three(
         progress=False,
         **(arguments | given),
     )
+
+
+def pack_versions(store: Path, count: int, **given: Any) -> Path:
+    """Publishes versions 1 to `count`, of which the first is wished live; gives the store.
+
+    Args:
+        store: where to.
+        count: of versions.
+        given: more for `pack_three`.
+    """
+    for n in range(1, count + 1):
+        pack_three(store, n, **given)
+    Store(store).set_live(NAME, "1", by="the tests")
+    return store
+
+
+def pack_strict(store: Path) -> Path:
+    """Publishes `strict`, a second version that refuses records without `y`; gives its folder."""
+    return pack_three(store, 2, version="strict", policies={"y": {"missing": "reject"}})
 
 
 def _native(n: int, f: NDArray[np.float32]) -> NDArray[np.float32]:
