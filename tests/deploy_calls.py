@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from models.store import Store
 from tests.deploying import NAME, Made, pack_risk
-from tests.in_thread import Client, Response, server_over
-from tests.operating import ask, bearer
+from tests.in_thread import Client, server_over
+from tests.operating import ask
+from tests.swapping import Swapping
 from tests.workers import wait_until
 
 QUICK: Final[dict[str, Any]] = {
@@ -31,31 +32,11 @@ def pack_all(store: Path, versions: dict[str, Made]) -> Path:
     return store
 
 
-class Deploying:
+class Deploying(Swapping):
     """A server, and short ways to ask for deploys."""
 
     def __init__(self, client: Client, state: Path) -> None:
-        self.client = client
-        self.state = state
-        self._operator = bearer(state, "operator")
-
-    @property
-    def token(self) -> str:
-        """As commands send it."""
-        return self._operator.removeprefix("Bearer ")
-
-    def ask(self, call: str, **body: Any) -> Response:
-        return ask(self.client, f"/models/{NAME}/{call}", body, authorization=self._operator)
-
-    def do(self, call: str, **body: Any) -> Any:
-        answer = self.ask(call, **body)
-        assert answer.status == 200, answer.body
-        return answer.json
-
-    def refused(self, call: str, code: str, **body: Any) -> str:
-        answer = self.ask(call, **body)
-        assert answer.error["code"] == code, answer.body
-        return answer.error["message"]
+        super().__init__(client, state, NAME)
 
     def deploy(self, version: str, **plan: Any) -> Any:
         """Begins one."""
@@ -65,7 +46,7 @@ class Deploying:
     def seen(self) -> Any:
         """The deploy that goes on, or the last one."""
         path = f"/models/{NAME}/deploy"
-        return ask(self.client, path, authorization=self._operator).json["deploy"]
+        return ask(self.client, path, authorization=self.operator).json["deploy"]
 
     def until(self, stage: str) -> None:
         """Waits until the deploy is in a stage."""
@@ -77,21 +58,10 @@ class Deploying:
         wait_until(lambda: self.seen["ended"] is not None)
         return self.seen["result"], [reason["kind"] for reason in self.seen["reasons"]]
 
-    def slots(self) -> tuple[str | None, str | None, str | None]:
-        """Live, candidate and previous version."""
-        second = self.model["second"] or {"slot": None, "version": None}
-        found = {second["slot"]: second["version"]}
-        return self.model["version"], found.get("candidate"), found.get("previous")
-
-    @property
-    def model(self) -> Any:
-        answer = ask(self.client, "/status", authorization=self._operator)
-        return answer.json["models"][0]
-
     @property
     def share(self) -> float:
         """Of the callers, that the candidate has."""
-        return (self.model["second"] or {"canary": 0})["canary"]
+        return (self.status()["second"] or {"canary": 0})["canary"]
 
     def metric(self, line: str) -> float:
         return self.client.metric(line)

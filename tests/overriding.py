@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from models.store import Store
-from tests.in_thread import Client, Response, server_over
-from tests.operating import ask, bearer
+from tests.in_thread import Client, server_over
+from tests.operating import ask
 from tests.packed import full_bundle
+from tests.swapping import Swapping
 
 NAME = "trips"
 GOOD = {
@@ -35,23 +36,11 @@ def two_versions(store: Path) -> Path:
     return store
 
 
-class Operated:
+class Operated(Swapping):
     """A server, and what an operator does with it."""
 
     def __init__(self, client: Client, state: Path) -> None:
-        self.client = client
-        self.state = state
-        self.operator = bearer(state, "operator")
-
-    def ask(self, what: str, **body: Any) -> Response:
-        """A call about the model, whatever comes of it."""
-        return ask(self.client, f"/models/{NAME}/{what}", body, authorization=self.operator)
-
-    def do(self, what: str, **body: Any) -> Any:
-        """A call that is not refused."""
-        answer = self.ask(what, **body)
-        assert answer.status == 200, answer.body
-        return answer.json
+        super().__init__(client, state, NAME)
 
     def override(self, changes: Any, **body: Any) -> Any:
         """Puts an override to use; None ends it."""

@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from server.cli import app
+from server.cli.ops_client import VARIABLE
 from tests.in_thread import Client, Response, post
 from tests.operating import ask, bearer
 
@@ -22,6 +26,17 @@ class Swapping:
         self.state = state
         self.model = model
         self.operator = bearer(state, "operator")
+
+    @property
+    def token(self) -> str:
+        """As commands send it."""
+        return self.operator.removeprefix("Bearer ")
+
+    def command(self, name: str, *arguments: str) -> Any:
+        """What comes of a command to it, given by its operator."""
+        url = f"http://127.0.0.1:{self.client.ops_port}"
+        words = [name, "--server", url, *arguments]
+        return CliRunner().invoke(app, words, env={VARIABLE: self.token})
 
     def ask(self, swap: str, **body: Any) -> Response:
         """A call, whatever comes of it."""

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from server.cli import app
 from server.facts import read_facts
 from server.picking import place_of
 from tests.in_thread import Response, post, server_over
@@ -264,36 +262,28 @@ def test_nothing_takes_part_where_nothing_is_live(tmp_path: Path, workers: int):
 
 # the commands
 
-COMMANDS = CliRunner()
-
-
-def command(server: Swapping, name: str, *arguments: str) -> Any:
-    url = f"http://127.0.0.1:{server.client.ops_port}"
-    token = {"KEELMARK_TOKEN": server.operator.removeprefix("Bearer ")}
-    return COMMANDS.invoke(app, [name, "--server", url, *arguments], env=token)
-
 
 def test_the_commands_set_and_end_shares(server: Swapping, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "200")
-    shown = command(server, "canary", NAME, "2", "10%", "--dry-run")
+    shown = server.command("canary", NAME, "2", "10%", "--dry-run")
     assert (shown.exit_code, shown.stdout.splitlines()[0]) == (
         0,
         "three 2 would be: canary 10 %, shadow 0 % (before: canary 0 %, shadow 0 %)",
     )
-    shown = command(server, "shadow", NAME, "2", "1", "--reason", "a look")
+    shown = server.command("shadow", NAME, "2", "1", "--reason", "a look")
     assert "three 2 is: canary 0 %, shadow 100 %" in shown.stdout
-    shown = command(server, "canary", NAME, "2", "0.5%", "--json")
+    shown = server.command("canary", NAME, "2", "0.5%", "--json")
     assert json.loads(shown.stdout)["after"] == {"canary": 0.005, "shadow": 1.0}
-    shown = command(server, "status")
+    shown = server.command("status")
     assert "2 (candidate), canary 0.5 %, shadow 100 %" in shown.stdout
-    shown = command(server, "shadow", NAME, "2", "0")
+    shown = server.command("shadow", NAME, "2", "0")
     assert "shadow 0 % (before: canary 0.5 %, shadow 100 %)" in shown.stdout
-    assert "nothing to do" in command(server, "shadow", NAME, "2", "0").stdout
+    assert "nothing to do" in server.command("shadow", NAME, "2", "0").stdout
 
 
 @pytest.mark.parametrize("share", ["10", "-1%", "101%", "half", "1%%", "nan"])
 def test_a_share_that_is_none_is_wrong_usage(server: Swapping, share: str):
     """10 is none: it may be meant as 10 %, and is not taken for all."""
-    shown = command(server, "canary", "--", NAME, "2", share)
+    shown = server.command("canary", "--", NAME, "2", share)
     assert shown.exit_code == 2, shown.output
     assert server.status()["second"]["canary"] == 0

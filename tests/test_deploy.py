@@ -89,9 +89,9 @@ def test_what_a_deploy_waits_for_and_sees_is_shown(server: Deploying):
         assert arm["rows"] > arm["requests"] > 10
         assert 0 < arm["p50"] <= arm["p99"]
     assert server.metric(f'keelmark_deploy_stage{{model="{NAME}",stage="canary"}}') == 1
-    answer = ask(server.client, "/status", authorization=server._operator)
+    answer = ask(server.client, "/status", authorization=server.operator)
     assert [deploy["stage"] for deploy in answer.json["deploys"]] == ["canary 50 %"]
-    assert server.model["second"]["canary"] == 0.5
+    assert server.status()["second"]["canary"] == 0.5
 
 
 # a quiet server
@@ -101,7 +101,7 @@ def test_a_quiet_server_holds(server: Deploying):
     server.deploy("2", **QUIET)
     assert server.ended() == ("held", ["few_requests"])
     assert server.slots() == ("1", "2", None)
-    second = server.model["second"]
+    second = server.status()["second"]
     assert (second["canary"], second["shadow"]) == (0, 0)
     server.deploy("2", **QUIET)  # what is loaded already is taken up
     assert server.ended() == ("held", ["few_requests"])

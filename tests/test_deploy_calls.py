@@ -145,14 +145,14 @@ def test_who_unloads_by_hand_overrules(server: Deploying):
 
 def test_a_share_given_by_hand_stands(server: Deploying):
     assert by_hand(server, "canary", version="2", share=0.2) == ("held", ["overruled"])
-    assert server.model["second"]["canary"] == 0.2
+    assert server.status()["second"]["canary"] == 0.2
 
 
 def test_who_forces_a_rung_overrules_and_the_share_is_taken_back(server: Deploying):
     said = by_hand(server, "force-fallback", rung="rules", reason="an incident")
     assert said == ("held", ["overruled"])
-    assert server.model["second"]["canary"] == 0
-    assert server.model["forced"] == "rules"
+    assert server.status()["second"]["canary"] == 0
+    assert server.status()["forced"] == "rules"
 
 
 def baking(server: Deploying) -> None:

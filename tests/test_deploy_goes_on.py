@@ -112,20 +112,11 @@ def seen(where: tuple[str, ...]) -> Any:
     return json.loads(found.output)["deploy"]
 
 
-def test_the_command_watches_and_its_exit_code_tells(
-    server: Deploying, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv(VARIABLE, server.token)
-    where = (
-        "--state-dir",
-        str(server.state),
-        "--server",
-        f"http://127.0.0.1:{server.client.ops_port}",
-    )
+def test_the_command_watches_and_its_exit_code_tells(server: Deploying):
     quick = ("--shadow", "0", "--canary", "30,60%", "--bake", "0.5s", "--requests", "20")
 
     def run(*arguments: str) -> tuple[int, str]:
-        found = CliRunner().invoke(commands, ["deploy", NAME, *arguments, *where])
+        found = server.command("deploy", NAME, *arguments, "--state-dir", str(server.state))
         return found.exit_code, found.output
 
     code, said = run("2", *quick, "--dry-run")
@@ -165,7 +156,7 @@ def test_ctrl_c_ends_the_watching_and_cancel_the_deploy(
         [*command, "2", "--shadow", "30m", *where], stdout=subprocess.PIPE, text=True
     )
     try:
-        wait_until(lambda: (server.model["second"] or {"shadow": 0})["shadow"] == 1)
+        wait_until(lambda: (server.status()["second"] or {"shadow": 0})["shadow"] == 1)
         assert process.stdout is not None
         assert "is being deployed" in process.stdout.readline()
         assert any("shadow" in line for line in process.stdout)  # it watches

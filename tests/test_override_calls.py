@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
 from models.overrides import LONGEST_SECONDS, Changes, Override
-from server.cli import app
 from server.events import events_in
 from server.facts import StateFacts, read_facts, write_facts
 from server.ops import overriding
@@ -226,10 +224,7 @@ def test_a_model_that_is_not_there_is_refused(server: Operated):
 
 def run(server: Operated, *arguments: str) -> tuple[int, str]:
     """`keelmark override` with these arguments: its exit code, and what it prints."""
-    url = f"http://127.0.0.1:{server.client.ops_port}"
-    command = ["override", NAME, *arguments, "--reason", "a test", "--server", url]
-    token = {"KEELMARK_TOKEN": server.operator.removeprefix("Bearer ")}
-    done = CliRunner().invoke(app, command, env=token)
+    done = server.command("override", NAME, *arguments, "--reason", "a test")
     return done.exit_code, " ".join(done.output.split())
 
 
