@@ -66,10 +66,6 @@ class Swapped(Swapping):
         return version_of(self.predict(record(y), query).json["prediction"], y)
 
 
-def predict(client: Client, value: Any, query: str = "") -> Response:
-    return client.send(post(f"/predict/{NAME}{query}", json.dumps(value).encode()))
-
-
 @pytest.fixture(scope="module")
 def running(
     packed: Path, state: Path, workers: int, tmp_path_factory: pytest.TempPathFactory
@@ -122,7 +118,7 @@ def test_a_version_is_loaded_promoted_rolled_back_and_unloaded(server: Swapped):
     assert gone["released"]
     assert not list(copies.glob(f"{loaded['measured']['digest'][:24]}*"))
     assert gone["after"] == {"live": "1", "candidate": None, "previous": None}
-    answer = predict(server.client, record(), "?version=2")
+    answer = server.predict(record(), "?version=2")
     assert (answer.status, answer.error["code"]) == (404, "unknown_version")
     assert "1 (live)" in answer.error["message"]
 
@@ -232,11 +228,11 @@ def test_what_an_operator_forced_ends_with_the_version(server: Swapped):
     body = {"rung": "rules", "reason": "a test"}
     operator = server.operator
     ask(server.client, f"/models/{NAME}/force-fallback", body, authorization=operator)
-    assert predict(server.client, record()).json["served_by"] == "rules"
+    assert server.predict(record()).json["served_by"] == "rules"
     server.do("promote", version="2")
-    assert predict(server.client, record()).json["served_by"] == "model"
+    assert server.predict(record()).json["served_by"] == "model"
     server.do("rollback")
-    assert predict(server.client, record()).json["served_by"] == "model"
+    assert server.predict(record()).json["served_by"] == "model"
     assert read_facts(server.state).forced == {}
 
 
@@ -404,7 +400,7 @@ def test_a_model_that_was_not_there_can_be_loaded_and_promoted(tmp_path: Path, w
         server = Swapped(client, tmp_path / "state")
         server.do("load", version="1")
         assert client.ops("/health/ready").status == 200
-        answer = predict(client, record())
+        answer = server.predict(record())
         assert (answer.status, answer.error["code"]) == (503, "not_loaded")
         assert server.answers(query="?version=1") == 1
         server.do("promote", version="1")
