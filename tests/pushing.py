@@ -104,7 +104,6 @@ class Callers:
         last: the versions that answered the last calls.
         failures: answers that were none.
         asked: how many calls were made.
-        seconds: that they took together.
     """
 
     server: Server
@@ -112,7 +111,6 @@ class Callers:
     last: list[int] = field(default_factory=list[int])
     failures: list[Any] = field(default_factory=list[Any])
     asked: int = 0
-    seconds: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -138,7 +136,6 @@ class Callers:
                 self._one(self.asked % 10, self.asked // 10 % 5)
             except Exception as error:  # noqa: BLE001  (whatever it is, the test shows it)
                 self.failures.append(repr(error))
-        self.seconds = time.monotonic() - began
 
     def _one(self, x: int, y: int) -> None:
         """A record as those of the training; version n answers x + 100 n y + 1000 n."""
