@@ -1,10 +1,41 @@
-"""Looking into the memory of a process, and spoiling it: what a bit that flips does."""
+"""The memory of a process: how it grows, what is in it, and what a bit that flips does."""
 
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 PIECE: Final = 1 << 20
+
+
+class Memory:
+    """Watches the memory of a process, from a beginning on."""
+
+    def __init__(self, pid: int) -> None:
+        self._statm = Path(f"/proc/{pid}/statm")
+
+    def __enter__(self) -> Self:
+        self.before = self.most = self._bytes()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.05):
+            self.most = max(self.most, self._bytes())
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _bytes(self) -> int:
+        return int(self._statm.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def growth_mib(self) -> float:
+        return (self.most - self.before) / (1 << 20)
 
 
 def _writable(pid: int) -> Iterator[tuple[int, int]]:

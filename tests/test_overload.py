@@ -8,11 +8,10 @@ import contextlib
 import dataclasses
 import json
 import os
-import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from server.cost import RunCost, curve
 from server.pace import Pace
 from server.settings import SHIPPED_STORE
 from tests.in_thread import Client, server_over, until
+from tests.memory import Memory
 from tests.open_loop import Sent, open_loop
 from tests.tiny import GOOD, NAME
 
@@ -105,34 +105,6 @@ def heavy(server: Client, *, below_seconds: float = 10e-6) -> Generator[float]:
         server.call(setattr, core, "routes", core.routes.with_route(before))
 
 
-class Memory:
-    """Watches how much this process, which the server is in, has more than at the beginning."""
-
-    def __enter__(self) -> Self:
-        self.before = self.most = resident_bytes()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.05):
-            self.most = max(self.most, resident_bytes())
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    @property
-    def growth_mib(self) -> float:
-        return (self.most - self.before) / (1 << 20)
-
-
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def outcome(server: Client, word: str) -> float:
     return server.metric(f'keelmark_predictions_total{{{LABELS},outcome="{word}"}}')
 
@@ -162,7 +134,7 @@ def recovers(server: Client) -> None:
 
 def test_what_the_model_cannot_run_lower_rungs_answer_and_nothing_is_lost(server: Client):
     before = outcome(server, "model"), outcome(server, "rules")
-    with heavy(server) as capacity, Memory() as memory:
+    with heavy(server) as capacity, Memory(os.getpid()) as memory:
         deadline_ms = for_a_third(64, capacity)
         sent = overloaded(server, TOO_MANY * capacity, 2, 64, deadline_ms)
         recovers(server)
@@ -194,7 +166,7 @@ def test_what_nobody_can_answer_in_time_is_refused_with_a_time_to_come_again(ser
 
 
 def test_more_requests_than_http_can_take_are_all_answered(tmp_path: Path):
-    with server_over(SHIPPED_STORE, tmp_path) as server, Memory() as memory:
+    with server_over(SHIPPED_STORE, tmp_path) as server, Memory(os.getpid()) as memory:
         sent = open_loop(
             server.port,
             rate=20_000,

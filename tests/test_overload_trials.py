@@ -5,21 +5,22 @@ that does nothing else: `make trials`.
 """
 
 import functools
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pytest
 
 from server.settings import SHIPPED_STORE
 from tests import readme
+from tests.memory import Memory
 from tests.open_loop import Sent, open_loop
 from tests.serving import Server, serving
 from tests.test_overload import FLIGHT
+from tests.workers import Record
 
 pytestmark = pytest.mark.trial
 
@@ -36,35 +37,6 @@ def publish(store: Path, *, slow_below: bool) -> None:
     heavy = import_module("_heavy")  # found beside the other benchmarks
     below = heavy.trees(TREES, depth=5) if slow_below else None
     heavy.publish(store, NAME, heavy.trees(TREES), below)
-
-
-class Memory:
-    """Watches the memory of a process, from a beginning on."""
-
-    def __init__(self, pid: int) -> None:
-        self._statm = Path(f"/proc/{pid}/statm")
-
-    def __enter__(self) -> Self:
-        self.before = self.most = self._bytes()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.1):
-            self.most = max(self.most, self._bytes())
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _bytes(self) -> int:
-        return int(self._statm.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    @property
-    def growth_mib(self) -> float:
-        return (self.most - self.before) / (1 << 20)
 
 
 def capacity(server: Server) -> float:
@@ -126,7 +98,7 @@ def slow(
 
 
 def test_twice_its_capacity_for_a_minute_is_answered_in_time(
-    slow: tuple[Server, bool], record_property: Callable[[str, object], None]
+    slow: tuple[Server, bool], record_property: Record
 ):
     server, is_refused = slow
     can = capacity(server)
@@ -165,9 +137,7 @@ def test_twice_its_capacity_for_a_minute_is_answered_in_time(
     assert at(after, 0.5) < 2 * at(usual, 0.5)
 
 
-def test_more_requests_than_http_can_take_are_all_answered(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-):
+def test_more_requests_than_http_can_take_are_all_answered(tmp_path: Path, record_property: Record):
     with serving(SHIPPED_STORE, tmp_path) as server:
         ask = functools.partial(server.predict, "flights", FLIGHT)
         usual = taken(ask)

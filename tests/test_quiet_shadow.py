@@ -15,9 +15,9 @@ from tests.in_thread import until
 from tests.serving import Server, serving
 from tests.swap_callers import Had, call_while
 from tests.three import NAME, pack_versions, record
+from tests.workers import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
-Record = Callable[[str, object], None]
 CONNECTIONS = 32
 ROUNDS = int(os.environ.get("KEELMARK_TRIAL_ROUNDS", "5"))
 SECONDS = float(os.environ.get("KEELMARK_TRIAL_SECONDS", "10"))
