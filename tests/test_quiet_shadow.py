@@ -38,19 +38,20 @@ class Shadowing:
         body = {"version": "2", "share": share}
         call(f"/models/{NAME}/shadow", body, server=None, state_dir=self.folder / "state")
 
-    def metric(self, line: str) -> float:
-        text = self.server.ops("/metrics").body
-        return float(next(x for x in text.splitlines() if x.startswith(line + " ")).split()[-1])
+    def counted(self, metric: str, **labels: str) -> float:
+        return self.server.samples()[metric, frozenset(labels.items())]
 
     def spare(self) -> dict[str, float]:
         """Copied rows by what became of them, up to now."""
-        line = 'keelmark_spare_work_total{kind="shadow",result="%s"}'
-        return {name: self.metric(line % name) for name in ("done", "dropped", "failed")}
+        return {
+            result: self.counted("keelmark_spare_work_total", kind="shadow", result=result)
+            for result in ("done", "dropped", "failed")
+        }
 
     def answered(self) -> float:
         """Rows that live has answered."""
-        own = f'model="{NAME}",version="1",outcome="model"'
-        return self.metric(f"keelmark_predictions_total{{{own}}}")
+        name = "keelmark_predictions_total"
+        return self.counted(name, model=NAME, version="1", outcome="model")
 
     def during(self, do: Callable[[], Any]) -> tuple[Any, float]:
         """What something gives, and the share of the copies that were done meanwhile.
