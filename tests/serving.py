@@ -78,8 +78,9 @@ def serving(
 ) -> Generator[Server]:
     """Runs `keelmark serve` over a store until the block ends; ready when the block begins.
 
-    `folder` takes the state folder and the log; `program` is what Python runs as `keelmark`;
-    `ports` are the data port and the ops port, free ones where none are given.
+    `folder` takes the state folder and the log, which goes on after a restart; `program` is what
+    Python runs as `keelmark`; `ports` are the data port and the ops port, free ones where none are
+    given.
     """
     port, ops_port = ports or (free_port(), free_port())
     log = folder / "server.log"
@@ -88,7 +89,7 @@ def serving(
         *("--port", str(port), "--ops-port", str(ops_port)),
         *("--state-dir", str(folder / "state"), *arguments),
     ]
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from server.events import events_in
 from server.facts import read_facts
 from tests.calling import Calling, received
 from tests.in_thread import post
-from tests.serving import Server, free_port, stop, wait_until_ready
+from tests.serving import Server, free_port, serving
 from tests.stepping import FOLDER, SWAP_EVENTS, Act, arm
 from tests.three import NAME, record, version_of
 from tests.workers import wait_until
@@ -128,40 +126,34 @@ class Stepped:
         self._store = store
         self._ports = free_port(), free_port()
         self._tables: dict[int, Slots] = {}
+        self._running = contextlib.ExitStack()
         self.steps.mkdir(parents=True)
         self.server = self._started()
         self.callers = Callers(self._ports[0])
 
     def __enter__(self) -> Self:
-        self.wait_until_whole(Slots("1"))
-        self.callers.__enter__()
+        with contextlib.ExitStack() as failing:
+            failing.callback(self._running.close)
+            self.wait_until_whole(Slots("1"))
+            self.callers.__enter__()
+            failing.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.callers.__exit__()
-        if self.server.process.poll() is None:
-            stop(self.server.process)
+        with self._running:
+            self.callers.__exit__()
 
     def _started(self) -> Server:
-        port, ops_port = self._ports
-        command = [
-            *(sys.executable, "-m", "tests.stepping_server", "serve", "--store", str(self._store)),
-            *("--port", str(port), "--ops-port", str(ops_port), "--workers", str(self.workers)),
-            *("--state-dir", str(self.state), "--deadline-ms", "60000"),
-            *("--drain-delay-seconds", "0"),
-        ]
-        log = self.folder / "server.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, FOLDER: str(self.steps)},
-            )
-        server = Server(port, ops_port, process, log)
-        wait_until_ready(server)
-        return server
+        arguments = ("--deadline-ms", "60000", "--drain-delay-seconds", "0")
+        running = serving(
+            self._store,
+            self.folder,
+            *("--workers", str(self.workers), *arguments),
+            environment={**os.environ, FOLDER: str(self.steps)},
+            program=("-m", "tests.stepping_server"),
+            ports=self._ports,
+        )
+        return self._running.enter_context(running)
 
     # what operators ask and see
 
