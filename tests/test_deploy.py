@@ -81,7 +81,7 @@ def test_what_a_deploy_waits_for_and_sees_is_shown(server: Deploying):
     with Callers(server.client.port):
         server.deploy("2", shadow_seconds=0, canary_percents=[50], bake_seconds=40)
         server.until("canary 50 %")
-        wait_until(lambda: server.seen["requests"] > 30)
+        wait_until(lambda: server.seen["requests"] > 100)  # some of them lists, for either
         seen = server.seen
     assert seen["watched_seconds"] > 0
     assert seen["reasons"][-1]["kind"] == "time"
