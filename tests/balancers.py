@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from tests.in_thread import Connection
-from tests.serving import Server, serving
+from tests.serving import Server, lasting_port, serving
 from tests.tiny import pack_tiny
 from tests.workers import (
     REQUEST,
@@ -34,15 +33,6 @@ DEPLOY: Final = Path(__file__).parent.parent / "deploy"
 STOP_SECONDS: Final = 60
 QUICK, SLOW = 8, 16
 """Callers that ask as soon as they have an answer, and callers that think for a while."""
-
-
-def lasting_port() -> int:
-    """A free port that no connection takes by itself while its server is away."""
-    while True:
-        port = random.randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @dataclass

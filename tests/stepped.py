@@ -15,7 +15,7 @@ from server.events import events_in
 from server.facts import read_facts
 from tests.calling import Calling, received
 from tests.in_thread import post
-from tests.serving import Server, free_port, serving
+from tests.serving import Server, lasting_port, serving
 from tests.stepping import FOLDER, SWAP_EVENTS, Act, arm
 from tests.three import NAME, record, version_of
 from tests.workers import wait_until
@@ -124,7 +124,7 @@ class Stepped:
         self.steps = folder / "steps"
         self.workers = workers
         self._store = store
-        self._ports = free_port(), free_port()
+        self._ports = lasting_port(), lasting_port()
         self._tables: dict[int, Slots] = {}
         self._running = contextlib.ExitStack()
         self.steps.mkdir(parents=True)

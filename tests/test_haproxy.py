@@ -15,12 +15,12 @@ from tests.balancers import (
     Front,
     Silent,
     instances,
-    lasting_port,
     placed,
     program,
     run,
     running,
 )
+from tests.serving import lasting_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
 

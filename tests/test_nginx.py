@@ -21,11 +21,11 @@ from tests.balancers import (
     Front,
     Silent,
     instances,
-    lasting_port,
     placed,
     program,
     running,
 )
+from tests.serving import lasting_port
 from tests.workers import REQUEST, Known, Load, Record, children_of, known_answers, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
