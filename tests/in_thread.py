@@ -205,7 +205,7 @@ def server_over(store: Path, folder: Path, **settings: Any) -> Generator[Client]
         thread.join(TIMEOUT_SECONDS)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     """Whether something becomes true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
