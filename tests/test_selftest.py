@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import os
 import sys
-import time
 import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -34,6 +33,7 @@ from tests.memory import exchange, places_of
 from tests.operating import Since, ask, bearer
 from tests.packed import edited, full_bundle, rewritten
 from tests.three import NAME, pack_three
+from tests.workers import wait_until as wait
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc"),
@@ -41,7 +41,6 @@ pytestmark = [
 ]
 
 GOLDEN_ROWS = 10
-WAIT_SECONDS = 60.0
 MARKS = (10007, 20011, 30011, 40009, 50021, 60013, 70001, 80021)
 """Weights that nothing else in memory looks like; with those that take them back they sum to 1."""
 
@@ -99,10 +98,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def wait_until(is_so: Callable[[], bool]) -> None:
     """Looks seldom: who asks all the time leaves a server in the same process none to spare."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not is_so():
-        assert time.monotonic() < end, "it did not come to hold in time"
-        time.sleep(0.2)
+    wait(is_so, pause=0.2)
 
 
 class Watched:

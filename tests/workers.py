@@ -53,12 +53,14 @@ def is_whole(folder: Path, *, without: int, count: int = 2) -> bool:
     return states == ["ready"] * count and without not in {worker["pid"] for worker in found}
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = WAIT_SECONDS) -> float:
-    """Waits until something holds; gives the seconds it took."""
+def wait_until(
+    is_so: Callable[[], bool], seconds: float = WAIT_SECONDS, *, pause: float = 0.02
+) -> float:
+    """Waits until something holds; gives the seconds it took. It looks after each `pause`."""
     began = time.monotonic()
     while not is_so():
         assert time.monotonic() - began < seconds, "it did not come to hold in time"
-        time.sleep(0.02)
+        time.sleep(pause)
     return time.monotonic() - began
 
 
@@ -73,7 +75,7 @@ def children_of(pid: int, module: str) -> list[int]:
     return found
 
 
-def wait_for_ends(pids: Iterable[int]) -> None:
+def wait_for_ends(pids: Sequence[int]) -> None:
     """Waits until processes are gone, as those of a killed server are a moment after it."""
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
