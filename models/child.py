@@ -92,9 +92,36 @@ def _asked(
     task: dict[str, Any], limits: ChildLimits, complaint: IO[bytes], cancelled: threading.Event
 ) -> tuple[bytes, str]:
     """The answer's bytes, or none and why."""
-    readable, writable = os.pipe()
+    process, readable = _started(task, limits, complaint)
+    try:
+        deadline = time.monotonic() + limits.wall_seconds
+        look = partial(_check_fed, process.pid, time.monotonic()) if task["is_spare"] else None
+        answer, is_whole = _read_until(readable, deadline, cancelled, look)
+        if not is_whole:
+            _kill(process)
+        code = _ended(process)
+    except BaseException:  # it starves, or we are interrupted: nobody would wait for it
+        _kill(process)
+        process.wait()
+        raise
+    finally:
+        os.close(readable)
+    if cancelled.is_set():
+        return b"", "it was told to stop"
+    if not is_whole and len(answer) > LARGEST_ANSWER:
+        return b"", f"its verdict is longer than {LARGEST_ANSWER >> 20} MB"
+    if not is_whole:
+        return b"", f"it was still busy after {limits.wall_seconds:g} s"
+    return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
+
+
+def _started(
+    task: dict[str, Any], limits: ChildLimits, complaint: IO[bytes]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The child, and the descriptor that its answer is read from."""
     path = [str(Path(entry).absolute()) for entry in sys.path]
     request = {"path": path, "parent": os.getpid(), **task, **asdict(limits)}
+    readable, writable = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: S603  (ourselves, on our own file)
             [sys.executable, "-I", "-B", gate_child.__file__, str(writable), json.dumps(request)],
@@ -106,30 +133,18 @@ def _asked(
             pass_fds=(writable,),
             process_group=0,
         )
-        os.close(writable)
-        writable = -1
-        deadline = time.monotonic() + limits.wall_seconds
-        look = partial(_check_fed, process.pid, time.monotonic()) if task["is_spare"] else None
-        try:
-            answer, is_whole = _read_until(readable, deadline, cancelled, look)
-        except _Starved:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-        if not is_whole:
-            os.killpg(process.pid, signal.SIGKILL)
-        code = _ended(process)
-    finally:
+    except BaseException:
         os.close(readable)
-        if writable >= 0:
-            os.close(writable)
-    if cancelled.is_set():
-        return b"", "it was told to stop"
-    if not is_whole and len(answer) > LARGEST_ANSWER:
-        return b"", f"its verdict is longer than {LARGEST_ANSWER >> 20} MB"
-    if not is_whole:
-        return b"", f"it was still busy after {limits.wall_seconds:g} s"
-    return (answer, "it ended without one") if code == 0 else (b"", _why(code, limits))
+        raise
+    finally:
+        os.close(writable)
+    return process, readable
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends a child and what it has started; once it was waited for, its number is somebody's."""
+    if process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def has_spare_processors() -> bool:
@@ -167,7 +182,7 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
     try:
         return process.wait(SECONDS_TO_END)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
         return process.wait()
 
 
