@@ -201,11 +201,13 @@ def _read_until(
         look: is called while there is nothing to read; what it raises ends it.
     """
     pieces, size = list[bytes](), 0
+    coming = select.poll()  # `select` takes no descriptor above 1,023, and a server may have more
+    coming.register(descriptor, select.POLLIN)
     while size <= LARGEST_ANSWER:
         left = deadline - time.monotonic()
         if left <= 0 or cancelled.is_set():
             return b"", False
-        if not select.select([descriptor], [], [], min(left, LOOK_SECONDS))[0]:
+        if not coming.poll(min(left, LOOK_SECONDS) * 1e3):
             if look is not None:
                 look()
             continue
