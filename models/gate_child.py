@@ -1,10 +1,9 @@
-"""The gate's own process: limits first, then everything else.
+"""The process of the gate, or of another task of `models.child`: limits first, then all else.
 
 Started as `python -I -B` on this file with an empty environment. It imports nothing of ours, and no
-numpy,
-until the limits hold and the network is gone: numpy starts threads, and a process with threads can
-no longer leave its namespace. It ends with whoever started it, who would otherwise find it at work
-in the same folder when it is started again.
+numpy, until the limits hold and the network is gone: numpy starts threads, and a process with
+threads can no longer leave its namespace. It ends with whoever started it, who would otherwise find
+it at work in the same folder when it is started again.
 """
 
 import ctypes

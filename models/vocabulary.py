@@ -108,14 +108,13 @@ EVENT_KINDS: Final = (
 )
 """What the event log tells of. `forced`: an operator sent a model's rows to a lower rung, or no
 longer. `log_mended`: the last line of the log had been cut off by a crash and was taken out.
-`loaded`, `unloaded`: a bundle came into a model's second slot, or left it.
-`overridden`: an operator changed policies, values or rules of a model that serves, or took that
-back; `override_ended`: its time was over, or its version went. `released`: a large one
-has been let go of, or not yet. `canary_changed`,
-`shadow_changed`: a candidate gets another share of its model's requests. `selftest_failed`,
-`selftest_passed`: a golden row differed twice in a row in a process that has the bundle; all were
-good again. `selftest_set`: an operator said what follows from that. `batching_off`: batches have
-other bits than single rows on this machine, and are not made."""
+`loaded`, `unloaded`: a bundle came into a model's second slot, or left it; `released`: a large one
+has been let go of, or not yet. `overridden`: an operator changed policies, values or rules of a
+model that serves, or took that back; `override_ended`: its time was over, or its version went.
+`canary_changed`, `shadow_changed`: a candidate gets another share of its model's requests.
+`selftest_failed`, `selftest_passed`: a golden row differed twice in a row in a process that has the
+bundle; all were good again. `selftest_set`: an operator said what follows from that.
+`batching_off`: batches have other bits than single rows on this machine, and are not made."""
 
 GOLDEN_RESULTS: Final = ("same", "different")
 """What came of a golden row that was put to a bundle while it serves, beside what is expected."""
@@ -135,8 +134,8 @@ SLOTS: Final = ("live", "candidate", "previous")
 """What a loaded bundle is to its model: it answers; it may be promoted; it was live before."""
 
 SWAPS: Final = ("load", "unload", "promote", "rollback", "canary", "shadow", "override", "deploy")
-"""What operators do with the two slots of a model, and with who answers for it. A deploy
-does others in its turn."""
+"""What operators do with the two slots of a model, and with who answers for it; a deploy does
+others in its turn."""
 
 SWAP_RESULTS: Final = ("done", "refused")
 """What became of it; a refused one changed nothing."""
