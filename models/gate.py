@@ -17,10 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import runtime
-from models import errors, machine_copy
+from models import machine_copy
 from models.bundle import Bundle
 from models.child import ChildLimits, NoAnswer, ask_child
-from models.errors import BundleError, GateFailed
+from models.errors import (
+    BundleCorrupt,
+    BundleError,
+    BundleNotFound,
+    FeaturesMismatch,
+    FormatUnknown,
+    GateFailed,
+    GoldenMismatch,
+)
 from models.machine_copy import Copies
 from models.manifest import Strict
 from models.replay import Replay, replay, replay_tensors
@@ -38,6 +46,11 @@ LARGEST_BATCH: Final = 256
 SECONDS_PER_SIZE: Final = 0.02
 VERDICT: Final = "models.gate:verdict_for"
 """What the child is asked for, see `models.child`."""
+FINDINGS: Final[dict[str, type[BundleError]]] = {
+    kind.__name__: kind
+    for kind in (BundleNotFound, BundleCorrupt, FormatUnknown, FeaturesMismatch, GoldenMismatch)
+}
+"""What a child may say that a bundle is; all else is a `GateFailed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,8 +174,8 @@ def _reported(folder: Path, answer: bytes) -> GateReport:
         ) from error
     if verdict.report is not None:
         return verdict.report
-    kind = getattr(errors, verdict.error or "", GateFailed)
-    raise kind(verdict.message)
+    kind = FINDINGS.get(verdict.error or "", GateFailed)
+    raise kind(verdict.message or f"bundle {folder}: its gate answered without a finding")
 
 
 def _copy_bytes(folder: Path) -> int:
