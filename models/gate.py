@@ -7,7 +7,7 @@ serving it will cost. Whatever happens to it (`models.child`), the caller gets a
 import resource
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -66,11 +66,7 @@ class Limits:
         if self.address_space_bytes is not None:
             return self
         size = sum(path.lstat().st_size for path in folder.glob("*"))
-        return Limits(
-            address_space_bytes=BASE_BYTES + BYTES_PER_BYTE * size,
-            cpu_seconds=self.cpu_seconds,
-            wall_seconds=self.wall_seconds,
-        )
+        return replace(self, address_space_bytes=BASE_BYTES + BYTES_PER_BYTE * size)
 
 
 USUAL: Final = Limits()
@@ -345,14 +341,10 @@ def _peak_bytes() -> int:
 
 def verdict_for(task: dict[str, Any]) -> bytes:
     """What the child answers to `run_gate`."""
+    folder = Path(task["folder"])
     copies = None if task["copies"] is None else Path(task["copies"])
-    return verdict_of(Path(task["folder"]), network=task["network"], copies=copies)
-
-
-def verdict_of(folder: Path, *, network: str, copies: Path | None = None) -> bytes:
-    """What the child writes to its pipe."""
     try:
-        verdict = _Verdict(report=examine(folder, network=network, copies=copies))
+        verdict = _Verdict(report=examine(folder, network=task["network"], copies=copies))
     except BundleError as error:
         verdict = _complaint(type(error).__name__, error)
     except Exception as error:  # noqa: BLE001  (onnxruntime's, or no memory: a verdict all the same)

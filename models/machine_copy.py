@@ -6,7 +6,6 @@ and never in a bundle; the gate writes it, and admits it where its answers have 
 """
 
 import hashlib
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from features import runtime
+from models.folders import sync
 from models.manifest import BASELINE, MODEL
 
 MODELS: Final = (MODEL, BASELINE)
@@ -75,7 +75,7 @@ def admit(folder: Path, digest: str, sha256: Mapping[str, str]) -> Copies:
     for name in MODELS:
         new = path_of(folder, digest, name, NEW)
         if name in sha256 and sha256_of(new) == sha256[name]:
-            _sync(new)
+            sync(new)
             new.replace(path_of(folder, digest, name))
             kept[name] = sha256[name]
         else:
@@ -106,11 +106,3 @@ def processor() -> str:
     words = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part")
     told = [line for line in lines if line.partition(":")[0].strip() in words]
     return f"{text}-{hashlib.sha256('/'.join(told).encode()).hexdigest()[:12]}"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
