@@ -69,7 +69,8 @@ def mark_of(store: Store, name: str, version: str) -> str:
         for entry in sorted(os.scandir(store.root / name / version), key=lambda entry: entry.name):
             is_there = True
             stamp = Stamp.of(entry.stat(follow_symlinks=False))
-            digest.update(f"{entry.name}\n{stamp.inode} {stamp.size} {stamp.mtime_ns}\n".encode())
+            digest.update(os.fsencode(entry.name))
+            digest.update(f"\n{stamp.inode} {stamp.size} {stamp.mtime_ns}\n".encode())
     except OSError:
         return NOT_THERE
     return digest.hexdigest() if is_there else NOT_THERE
