@@ -32,6 +32,8 @@ from models.manifest import Golden, GoldenRow, GoldenTensors, OutputSpec
 from models.outputs import differing_rows
 
 PROBE_SECONDS: Final = 1.0
+LONGEST_SHOWN: Final = 1_000
+"""Characters of what came, and of what was expected: an answer may be a million numbers."""
 REBUILD: Final = (
     "The encoder, the runtime or the processor differs from where it was packed. Keep the "
     "version that serves; pack this one again with this onnxruntime, or serve it with the one it "
@@ -296,14 +298,22 @@ def _same_bits(singles: Sequence[Answered], batch: Answered) -> bool:
     return True
 
 
-def _mismatch(row: GoldenRow, got: str, expected: str, spoils: Spoiled = "model") -> GoldenMismatch:
+def _mismatch(
+    row: GoldenRow | GoldenTensors, got: str, expected: str, spoils: Spoiled = "model"
+) -> GoldenMismatch:
+    what = "row" if isinstance(row, GoldenRow) else "tensors"
+    got, expected = _shown(got), _shown(expected)
     return GoldenMismatch(
-        f"golden row {row.name!r}: {got}, expected {expected}. {REBUILD}",
+        f"golden {what} {row.name!r}: {got}, expected {expected}. {REBUILD}",
         row=row.name,
         got=got,
         expected=expected,
         spoils=spoils,
     )
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def replay_tensors(bundle: Bundle) -> Replay:
@@ -326,13 +336,10 @@ def _compare_tensors(bundle: Bundle, row: GoldenTensors) -> None:
     for spec, column in zip(bundle.outputs, got.values, strict=True):
         wanted = as_array(spec, row.outputs[spec.name])
         if wanted.shape != column.shape or differing_rows(spec, wanted, column).any():
-            said = f"output {spec.name!r} is {column.tolist()}"
-            expected = f"{row.outputs[spec.name]}"
-            raise GoldenMismatch(
-                f"golden tensors {row.name!r}: {said}, expected {expected}. {REBUILD}",
-                row=row.name,
-                got=said,
-                expected=expected,
+            raise _mismatch(
+                row,
+                f"output {spec.name!r} is {column.tolist()}",
+                f"{row.outputs[spec.name]}",
             )
 
 
