@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from models.baseline_packing import CompiledBaseline
 from models.convert.graph import Native
 from models.draft import Settled
 from models.outputs import ModelOutputs
+
+AT_ONCE: Final = 256
+"""Fields that are tried in one run: each has a record of all fields."""
 
 Run = Callable[[NDArray[np.float64]], ModelOutputs]
 """Outputs and features for encoded rows."""
@@ -84,6 +87,20 @@ def _refused(
     names: Sequence[str],
 ) -> list[str]:
     """Those of the names without which a model does not answer; nothing if it never does."""
+    found: list[str] = []
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
+        found += _refused_at_once(run, settled, native, record, some)
+    return found
+
+
+def _refused_at_once(
+    run: Run,
+    settled: Settled,
+    native: Native | None,
+    record: Mapping[str, Any],
+    names: Sequence[str],
+) -> list[str]:
     records = [{**record, name: None} for name in names]
     got = run(settled.encoder.encode([*records, record]).rows)
     features, is_finite = got.features, _finite_rows(got.values)
