@@ -299,9 +299,9 @@ def pack(
 def _holdout(
     features: Fitted, rows: Rows, holdout: Any, target: Any, time: str | None
 ) -> tuple[Rows, str]:
+    if not len(rows):
+        raise PackingError("the training table has no rows; a bundle is made from its rows")
     if holdout is None:
-        if not len(rows):
-            raise PackingError("the training table has no rows; a bundle is made from its rows")
         places, rule = held_out(rows, time, SEED)
         return part(rows, places), rule
     if isinstance(holdout, tuple):
