@@ -43,7 +43,7 @@ def publish_folder(store: Store, folder: Path, *, dry_run: bool = False) -> Publ
         BundleError: it is no bundle, does not pass its gate, or was changed while it was copied.
         VersionTaken: the store has the version with another content.
         DefinitionChanged: the store has another definition of its features.
-        StoreError: the store cannot be written.
+        StoreError: the store cannot be written, or a file of the folder cannot be read.
     """
     contents = verified(folder)
     manifest = contents.manifest
@@ -93,7 +93,13 @@ def _copy(folder: Path, aside: Path, contents: Contents) -> None:
 
 def _copy_file(source: Path, target: Path) -> None:
     """As much as it has now: one that grows meanwhile does not fill the store's disk."""
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(
+            f"bundle {source.parent}: {source.name} cannot be read ({error.strerror}), and nothing "
+            "was published. Make it readable, find out who writes there, and publish again."
+        ) from error
     with os.fdopen(descriptor, "rb") as reading, target.open("xb") as writing:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
