@@ -70,7 +70,7 @@ def ask_child(
         cancelled: once it is set, by any thread, the process is killed and nothing waited for.
 
     Raises:
-        NoAnswer: it crashed, hung, used more than it may, or was cancelled.
+        NoAnswer: it was not started, crashed, hung, used more than it may, or was cancelled.
     """
     with tempfile.TemporaryFile() as complaint:
         task = {"answers": answers, **task}
@@ -92,7 +92,10 @@ def _asked(
     task: dict[str, Any], limits: ChildLimits, complaint: IO[bytes], cancelled: threading.Event
 ) -> tuple[bytes, str]:
     """The answer's bytes, or none and why."""
-    process, readable = _started(task, limits, complaint)
+    try:
+        process, readable = _started(task, limits, complaint)
+    except OSError as error:
+        return b"", f"the machine starts no process for it ({error.strerror})"
     try:
         deadline = time.monotonic() + limits.wall_seconds
         look = partial(_check_fed, process.pid, time.monotonic()) if task["is_spare"] else None
