@@ -34,9 +34,20 @@ def locked(folder: Path, *, wait: bool = True) -> Generator[None]:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that readers see the old or the new one, whole, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def replace_file(path: Path, content: bytes, *, alone: bool = False) -> None:
+    """Writes a file so that readers see the old or the new one, whole, also after a power cut.
+
+    Args:
+        path: in a folder that is there.
+        content: all of it.
+        alone: nobody else writes this file: what a killed process left beside it is written over,
+            so that there is never more than one.
+
+    Raises:
+        OSError: the disk did not take it; the old one stands.
+    """
+    name = f"{path.name}.new" if alone else f".{path.name}.{secrets.token_hex(4)}"
+    temporary = path.with_name(name)
     try:
         temporary.write_bytes(content)
         sync(temporary)
@@ -47,6 +58,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
+    """Waits until a file, or the list of a folder's files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

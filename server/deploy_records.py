@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from models.folders import replace_file
 from models.rollout import Plan, State
-from server.synced import replace_synced
 
 FOLDER: Final = "deploys"
 
@@ -55,7 +55,7 @@ def write_record(folder: Path, record: DeployRecord) -> None:
     """
     within = folder / FOLDER
     within.mkdir(mode=0o700, exist_ok=True)
-    replace_synced(within / f"{record.model}.json", msgspec.json.encode(record))
+    replace_file(within / f"{record.model}.json", msgspec.json.encode(record), alone=True)
 
 
 def read_records(folder: Path) -> tuple[dict[str, DeployRecord], dict[str, str]]:

@@ -4,12 +4,12 @@ Written before it is done, and on the disk before the command returns: a server 
 again does what the last one did.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from models.folders import replace_file
 from models.overrides import Override
 from server.settings import SelftestAction, SettingsError
 
@@ -148,15 +148,5 @@ def write_facts(folder: Path, facts: StateFacts) -> None:
     Raises:
         OSError: the disk did not take them; the old ones stand.
     """
-    path = folder / FACTS
-    aside = path.with_name(path.name + ".new")
-    with aside.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(facts), indent=1) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    content = msgspec.json.format(msgspec.json.encode(facts), indent=1) + b"\n"
+    replace_file(folder / FACTS, content, alone=True)

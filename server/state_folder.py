@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from models.folders import replace_file
 from server.settings import SettingsError
 
 LOCK: Final = "lock"
@@ -41,13 +42,12 @@ class StateFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _write(path / ".gitignore", b"*\n")
+            replace_file(path / ".gitignore", b"*\n")
             self._lock: Any = (path / LOCK).open("a+b")
         except OSError as error:
             raise SettingsError(
                 f"the state folder {path} cannot be written ({error.strerror}); make it writable, "
-                f"or name "
-                "another with --state-dir"
+                "or name another with --state-dir"
             ) from error
         try:
             _lock(self._lock, LAST_WORKER_SECONDS if _is_left_over(path) else MOMENT_SECONDS)
@@ -66,7 +66,7 @@ class StateFolder:
 
     def announce(self, ports: Ports) -> None:
         """Lets commands find this server."""
-        _write(self.path / PORTS, msgspec.json.encode(ports))
+        replace_file(self.path / PORTS, msgspec.json.encode(ports), alone=True)
 
     def close(self) -> None:
         """Forgets the addresses and unlocks."""
@@ -115,9 +115,3 @@ def _is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(path.name + ".new")
-    aside.write_bytes(content)
-    aside.replace(path)

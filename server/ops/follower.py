@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from models.errors import ServingError, StoreError
+from models.folders import replace_file
 from models.store import LiveWish, Store
 from models.wishes import NOT_THERE, WishReader, mark_of
 from server.follow import Follow
@@ -26,7 +27,6 @@ from server.ops.ledger import Ledger, OperatorError
 from server.ops.swaps import Load, Promote, Rollback, Swaps, Unload
 from server.routes import AnyRoutes
 from server.settings import SettingsError
-from server.synced import replace_synced
 from server.wish_counters import WishCounters
 
 FOLLOWED: Final = "followed.json"
@@ -375,7 +375,7 @@ class Follower:
         async with self._keeping:
             content = msgspec.json.format(msgspec.json.encode(self._heeded), indent=1) + b"\n"
             try:
-                await asyncio.to_thread(replace_synced, self._path, content)
+                await asyncio.to_thread(replace_file, self._path, content, alone=True)
             except OSError as error:
                 _log.error("followed_not_kept", model=model, reason=str(error))
 
