@@ -318,11 +318,7 @@ class Routes(Generic[R]):
         )
 
     def _no_route(self, model: str) -> RequestError:
-        why = None
-        if second := self.second.get(model):
-            why = f"no version of it is live; {second.version} is loaded as {second.role}"
-        if missing := self.unavailable.get(model):
-            why = missing.why
+        why = self.why_not_live(model)
         if why is None:
             return RequestError("unknown_model", self.no_such(model))
         return RequestError(
@@ -331,13 +327,18 @@ class Routes(Generic[R]):
             "the reason in the server's log.",
         )
 
+    def why_not_live(self, model: str) -> str | None:
+        """Why no version of a model answers; None where there is no such model."""
+        if missing := self.unavailable.get(model):
+            return missing.why
+        if second := self.second.get(model):
+            return f"no version of it is live; {second.version} is loaded as {second.role}"
+        return None
+
     def no_such(self, model: str) -> str:
         """What to say of a model that is not there."""
-        return (
-            f"no model {model!r:.70} here; there is {', '.join(self.names()) or 'none'}. GET "
-            f"/models "
-            "lists what is served."
-        )
+        names = ", ".join(self.names()) or "none"
+        return f"no model {model!r:.70} here; there is {names}. GET /models lists what is served."
 
 
 class RouteTable(Routes[Route]):

@@ -10,6 +10,7 @@ import pytest
 from server.cli.ops_client import call
 from server.events import events_in
 from server.facts import FACTS
+from server.ops import ledger
 from server.settings import SettingsError
 from server.tokens import own_token
 from tests.in_thread import Client, server_over
@@ -104,6 +105,28 @@ def test_what_cannot_be_done_is_refused_in_words(
     assert answer.error["message"]
     assert served_by(client) == "model"
     assert not since("forced")
+
+
+def test_a_full_disk_refuses_and_changes_nothing(
+    client: Client, state: Path, since: Since, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    calls = {
+        "force-fallback": FORCE,
+        "selftest": {"version": "1", "action": "report", "reason": "a test"},
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "write_facts", full)
+        for name, body in calls.items():
+            answer = ask(
+                client, f"/models/tiny/{name}", body, authorization=bearer(state, "operator")
+            )
+            assert (answer.status, answer.error["code"]) == (409, "conflict"), name
+            assert "nothing was changed; make room there" in answer.error["message"], name
+    assert served_by(client) == "model"
+    assert not since.all
 
 
 def test_a_forced_rung_ends_when_it_expires(client: Client, state: Path, since: Since):

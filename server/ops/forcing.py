@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from models.errors import ServingError
 from server.facts import ForcedFact, Telling
 from server.logs import logger
 from server.ops.expiry import Expiries
@@ -121,20 +120,11 @@ class Forcing:
         )
         if asked.dry_run or not done.changed:
             return done
-        try:
-            await self._do(model, forcing, who)
-        except ServingError as error:
-            raise OperatorError("conflict", str(error)) from error
+        await self._do(model, forcing, who)
         return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
 
     def _checked(self, model: str, asked: ForceFallback, who: str) -> _Forcing:
-        routes = self._runtime.routes
-        route = routes.live.get(model)
-        if route is None:
-            missing = routes.unavailable.get(model)
-            if missing is None:
-                raise OperatorError("unknown_model", routes.no_such(model))
-            raise OperatorError("conflict", f"model {model!r} is not loaded: {missing.why}")
+        route = self._ledger.live(model)
         self._ledger.check_generation(asked.if_generation)
         if asked.rung == "baseline" and route.bundle.manifest.baseline is None:
             raise OperatorError(

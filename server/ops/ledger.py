@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
+from models.errors import ServingError
 from server.events import Event, EventLog
-from server.facts import StateFacts, Telling, write_facts
+from server.facts import SecondFact, SlotsFact, StateFacts, Telling, write_facts
 from server.logs import logger
-from server.ops.causes import USUAL
+from server.ops.causes import USUAL, cause_of
+from server.routes import Second, Served
 from server.runtime import Change, Runtime
 
 STATUS: Final = {
@@ -90,7 +92,12 @@ class Ledger:
         await self._tell_all()
 
     async def publish(
-        self, change: Change, *tellings: Telling, began: float | None = None, **facts: Any
+        self,
+        change: Change,
+        *tellings: Telling,
+        began: float | None = None,
+        refusal: str = "conflict",
+        **facts: Any,
     ) -> None:
         """Changes the route table, and with it some of the facts; see `Runtime.publish`.
 
@@ -100,7 +107,11 @@ class Ledger:
                 `generation` of the table.
             began: `time.monotonic` when the call came of which they tell; they have the `seconds`
                 that it took then.
+            refusal: the error code where somebody who serves cannot serve so.
             facts: that are changed.
+
+        Raises:
+            OperatorError: nothing was changed: somebody cannot serve so, or the disk is full.
         """
         marked: tuple[Telling, ...] = ()
 
@@ -113,7 +124,17 @@ class Ledger:
             changed = msgspec.structs.replace(self._facts, generation=generation, **facts)
             marked = await self._put(changed, marked)
 
-        await self.runtime.publish(change, keep)
+        try:
+            await self.runtime.publish(change, keep)
+        except ServingError as error:
+            raise OperatorError(refusal, str(error), cause_of(error)) from error
+        except OSError as error:
+            raise OperatorError(
+                "conflict",
+                f"the state folder did not take it ({error.strerror}), and nothing was changed; "
+                "make room there, and ask again",
+                "disk",
+            ) from error
         seconds = {} if began is None else {"seconds": round(time.monotonic() - began, 4)}
         await self._tell_all(marked, seconds)
 
@@ -134,6 +155,34 @@ class Ledger:
                 f"the generation is {generation}, not {expected}: somebody has "
                 "changed something meanwhile. Look at `keelmark status`, and ask again.",
             )
+
+    def live(self, model: str) -> Served:
+        """The route of the version that answers.
+
+        Raises:
+            OperatorError: there is no such model, or nothing of it is live.
+        """
+        routes = self.runtime.routes
+        if (route := routes.live.get(model)) is not None:
+            return route
+        if (why := routes.why_not_live(model)) is not None:
+            raise OperatorError("conflict", f"model {model!r} is not loaded: {why}")
+        raise OperatorError("unknown_model", routes.no_such(model))
+
+    def slots_with(self, model: str, second: Second[Any] | None) -> dict[str, SlotsFact]:
+        """The facts of all models' slots, with another second one of a model."""
+        routes = self.runtime.routes
+        live = routes.live.get(model)
+        missing = routes.unavailable.get(model)
+        version = live.bundle.version if live is not None else missing and missing.version
+        fact = second and SecondFact(
+            version=second.version,
+            role=second.role,
+            was_live=second.was_live,
+            canary=second.canary,
+            shadow=second.shadow,
+        )
+        return {**self._facts.slots, model: SlotsFact(live=version, second=fact)}
 
     async def _put(self, facts: StateFacts, tellings: tuple[Telling, ...]) -> tuple[Telling, ...]:
         """Puts facts on the disk with what is to be told; gives what tells of this change."""

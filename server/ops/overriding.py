@@ -159,14 +159,7 @@ class Overriding:
         if self._runtime.phase is not Phase.SERVING:
             phase = self._runtime.phase.value
             raise OperatorError("conflict", f"the server is {phase}; try again when it serves")
-        routes = self._runtime.routes
-        route = routes.live.get(model)
-        if route is None:
-            if model not in routes.names():
-                raise OperatorError("unknown_model", routes.no_such(model))
-            missing = routes.unavailable.get(model)
-            why = "no version of it is live" if missing is None else missing.why
-            raise OperatorError("conflict", f"model {model!r} is not loaded: {why}")
+        route = self._ledger.live(model)
         self._ledger.check_generation(asked.if_generation)
         return route
 
@@ -234,7 +227,8 @@ class Overriding:
         override: Override | None,
         put_on: Callable[[Any], Any],
         telling: Telling,
-        **began: float,
+        *,
+        began: float | None = None,
     ) -> None:
         overrides = {n: one for n, one in self._ledger.facts.overrides.items() if n != model}
         if override is not None:
@@ -243,14 +237,7 @@ class Overriding:
         def change(table: AnyRoutes) -> AnyRoutes:
             return table.with_route(put_on(table.live[model]))
 
-        try:
-            await self._ledger.publish(change, telling, **began, overrides=overrides)
-        except (ServingError, OSError) as error:
-            raise OperatorError(
-                "conflict",
-                f"it was not put to use, and nothing was changed: {error}",
-                cause_of(error),
-            ) from error
+        await self._ledger.publish(change, telling, began=began, overrides=overrides)
         self._end_later(model, override)
 
     def _end_later(self, model: str, override: Override | None) -> None:

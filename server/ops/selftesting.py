@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-from models.errors import ServingError
 from server.facts import SelftestFact, Telling
 from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
 from server.routes import AnyRoutes
@@ -82,10 +81,7 @@ class Selftesting:
             )
             if asked.dry_run or not done.changed:
                 return done
-            try:
-                await self._do(route, asked, who)
-            except ServingError as error:
-                raise OperatorError("conflict", str(error)) from error
+            await self._do(route, asked, who)
             return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
 
     def _checked(self, model: str, asked: SetSelftest) -> Any:

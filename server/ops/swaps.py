@@ -191,7 +191,7 @@ class Swaps:
                     call,
                     done,
                     lambda table: table.without_second(model),
-                    self._slots(model, None),
+                    self._ledger.slots_with(model, None),
                 )
             told = await freed(self._ledger, call, since, is_heavy=is_heavy)
             await self._sweep()
@@ -422,7 +422,6 @@ class Swaps:
                 self._runtime.discard(route)
                 raise OperatorError("conflict", f"{version} of {model!r} has become live meanwhile")
             second = Second(route, "candidate")
-            fact = SecondFact(version=version, role="candidate")
             done = msgspec.structs.replace(
                 done,
                 after=Slots(live=live and live.bundle.version, candidate=version),
@@ -434,7 +433,7 @@ class Swaps:
                 call,
                 done,
                 lambda table: table.with_second(second),
-                self._slots(model, fact),
+                self._ledger.slots_with(model, second),
             )
 
     async def _flip(
@@ -476,17 +475,8 @@ class Swaps:
     ) -> Swapped:
         """Does what a call asks for, counts it, and tells of it and of what it brings about."""
         tellings = (self._telling(kind, call, done), *more)
-        try:
-            await self._ledger.publish(change, *tellings, began=call.began, slots=slots, **facts)
-        except ServingError as error:
-            raise OperatorError("bundle_refused", str(error), cause_of(error)) from error
-        except OSError as error:
-            raise OperatorError(
-                "conflict",
-                f"the state folder did not take it ({error.strerror}), and nothing was changed; "
-                "make room there, and ask again",
-                "disk",
-            ) from error
+        facts |= {"began": call.began, "refusal": "bundle_refused", "slots": slots}
+        await self._ledger.publish(change, *tellings, **facts)
         self._runtime.swaps.done(call.swap, time.monotonic() - call.began)
         _log.info(kind, model=call.model, who=call.who, version=done.version)
         return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
@@ -545,14 +535,6 @@ class Swaps:
             changed=changed,
             dry_run=call.asked.dry_run,
         )
-
-    def _slots(self, model: str, second: SecondFact | None) -> dict[str, SlotsFact]:
-        """The facts of all slots, with another second one of a model."""
-        routes = self._runtime.routes
-        live = routes.live.get(model)
-        missing = routes.unavailable.get(model)
-        version = live.bundle.version if live is not None else missing and missing.version
-        return {**self._ledger.facts.slots, model: SlotsFact(live=version, second=second)}
 
 
 def slots_of(routes: AnyRoutes, model: str) -> Slots:

@@ -7,12 +7,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from models.errors import ServingError
 from models.store import Store
-from server.facts import SecondFact, SlotsFact, Telling
+from server.facts import Telling
 from server.logs import logger
 from server.ops.calls import Asked, Call, called
-from server.ops.causes import cause_of
 from server.ops.contracts import ContractShown, check_contract, contract_of
 from server.ops.ledger import Ledger, OperatorError
 from server.routes import Second
@@ -156,35 +154,13 @@ class Trials:
         if not done.changed or done.dry_run:
             return done
         telling = _telling(kind, call, done)
-        slots = self._slots(call.model, changed)
-        try:
-            await self._ledger.publish(
-                lambda table: table.with_second(changed), telling, began=call.began, slots=slots
-            )
-        except ServingError as error:
-            raise OperatorError("conflict", str(error), cause_of(error)) from error
-        except OSError as error:
-            raise OperatorError(
-                "conflict",
-                f"the state folder did not take it ({error.strerror}), and nothing was changed; "
-                "make room there, and ask again",
-                "disk",
-            ) from error
+        slots = self._ledger.slots_with(call.model, changed)
+        await self._ledger.publish(
+            lambda table: table.with_second(changed), telling, began=call.began, slots=slots
+        )
         self._runtime.swaps.done(call.swap, time.monotonic() - call.began)
         _log.info(kind, model=call.model, who=call.who, version=done.version, **share)
         return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
-
-    def _slots(self, model: str, second: Second[Any]) -> dict[str, SlotsFact]:
-        """The facts of all slots, with these shares of a model's candidate."""
-        fact = SecondFact(
-            version=second.version,
-            role=second.role,
-            was_live=second.was_live,
-            canary=second.canary,
-            shadow=second.shadow,
-        )
-        live = self._runtime.routes.live[model].bundle.version
-        return {**self._ledger.facts.slots, model: SlotsFact(live=live, second=fact)}
 
 
 def _shown(second: Second[Any]) -> SharesShown:
