@@ -4,14 +4,14 @@ from typing import Final
 
 from models.vocabulary import DEPLOY_RESULTS, DEPLOY_STAGES
 from server import catalogue
-from server.lines import Page
+from server.lines import Counts, Page, counted, standing
 
 
 class DeployCounters:
     """On the loop. Models come in with their first deploy."""
 
     def __init__(self) -> None:
-        self._results: Final[dict[str, int]] = dict.fromkeys(DEPLOY_RESULTS, 0)
+        self._results: Counts = {(result,): 0 for result in DEPLOY_RESULTS}
         self._stages: Final[dict[str, str | None]] = {}
 
     def at(self, model: str, stage: str | None) -> None:
@@ -20,15 +20,9 @@ class DeployCounters:
 
     def ended(self, result: str) -> None:
         """A deploy came to this one of `vocabulary.DEPLOY_RESULTS`."""
-        self._results[result] += 1
+        self._results[result,] += 1
 
     def page(self) -> Page:
         """Their series."""
-        name, total = catalogue.DEPLOY_STAGE.name, catalogue.DEPLOYS.name
-        stages = "".join(
-            f'{name}{{model="{model}",stage="{stage}"}} {int(stage == now)}\n'
-            for model, now in sorted(self._stages.items())
-            for stage in DEPLOY_STAGES
-        )
-        results = "".join(f'{total}{{result="{r}"}} {n}\n' for r, n in self._results.items())
-        return {name: stages, total: results}
+        stages = standing(catalogue.DEPLOY_STAGE, self._stages, DEPLOY_STAGES)
+        return stages | counted(catalogue.DEPLOYS, self._results)

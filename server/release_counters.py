@@ -1,11 +1,10 @@
 """How long processes that answer stood still to let bundles go, and who was replaced instead."""
 
-from bisect import bisect_left
 from collections import deque
-from itertools import accumulate
 from typing import Final, NamedTuple
 
 from server import catalogue
+from server.histogram import Histogram
 from server.lines import Page, histogram_template
 
 BOUNDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
@@ -37,20 +36,18 @@ class ReleaseCounters:
 
     def __init__(self) -> None:
         self.successors = 0
-        self._buckets = [0] * (len(BOUNDS) + 1)
-        self._seconds = 0.0
+        self._stalls: Final = Histogram(BOUNDS)
         self._last: deque[float] = deque(maxlen=REMEMBERED)
 
     def stalled(self, seconds: float) -> None:
         """A process that answers has stood still for so long to let go of a bundle."""
-        self._buckets[bisect_left(BOUNDS, seconds)] += 1
-        self._seconds += seconds
+        self._stalls.observe(seconds)
         self._last.append(seconds)
 
     @property
     def now(self) -> Releases:
         """What there has been up to now."""
-        return Releases(sum(self._buckets), self.successors)
+        return Releases(self._stalls.count, self.successors)
 
     def longest(self, since: Releases) -> float | None:
         """Seconds of the longest stall since then; None where there was none."""
@@ -59,5 +56,4 @@ class ReleaseCounters:
 
     def page(self) -> Page:
         """Their series."""
-        counts = list(accumulate(self._buckets))
-        return {catalogue.RELEASE_STALL.name: _STALLS % (*counts, self._seconds, counts[-1])}
+        return {catalogue.RELEASE_STALL.name: _STALLS % self._stalls.numbers}

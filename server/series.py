@@ -6,7 +6,7 @@ for each metric, and a page only fills in numbers: that costs a hundredth of a r
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate, chain, product
+from itertools import chain, product
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ from server import catalogue, notes
 from server.catalogue import Metric
 from server.http_counters import HttpCounters
 from server.layout import BATCH_BOUNDS, Layout
-from server.lines import Page, histogram_template, lines_template
+from server.lines import Page, histogram_template, lines_template, observed
 from server.regions import Totals
 from server.shadow_series import series_of
 from server.standing import AT_REST, Standing
@@ -270,15 +270,12 @@ def _sums(rows: slice, columns: slice, totals: Totals) -> list[float]:
     return totals.moments[rows, columns].ravel().tolist()
 
 
-def _observations(family: str, columns: slice, totals: Totals) -> Iterator[int]:
+def _observations(family: str, columns: slice, totals: Totals) -> Iterator[float]:
     """Of each histogram: cumulative buckets, the sum in seconds and nanoseconds, the count."""
     durations = totals.of("durations_ns")[columns].tolist()
     buckets = totals.of(family).reshape(len(durations), -1).tolist()
     for each, duration in zip(buckets, durations, strict=True):
-        cumulative = list(accumulate(each))
-        yield from cumulative
-        yield from divmod(duration, _NS)
-        yield cumulative[-1]
+        yield from observed(each, *divmod(duration, _NS))
 
 
 # How breaker and runner stand
@@ -311,12 +308,11 @@ def _standing_templates(layout: Layout) -> Page:
 
 def _standing_numbers(
     standing: Standing, forced: str | None, slot: str | None, overridden: Collection[str]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+) -> Iterator[tuple[str, tuple[float, ...]]]:
     yield catalogue.QUEUE_DEPTH.name, (standing.queued,)
     yield catalogue.QUEUE_ROWS.name, (standing.queued_rows,)
     yield catalogue.BATCH_LIMIT.name, (standing.batch_limit,)
-    batches = list(accumulate(standing.batches))
-    yield catalogue.BATCH_ROWS.name, (*batches, standing.batch_rows, batches[-1])
+    yield catalogue.BATCH_ROWS.name, observed(standing.batches, standing.batch_rows)
     yield catalogue.ABANDONED_ACTIVE.name, (standing.abandoned_active,)
     yield catalogue.ABANDONED.name, (standing.abandoned,)
     yield catalogue.BREAKER_STATE.name, standing.breakers

@@ -1,14 +1,13 @@
 """The series of shadows and canaries, of each loaded bundle: at 0 until it takes part."""
 
-from collections.abc import Iterable
 from functools import lru_cache
-from itertools import accumulate, product
+from itertools import product
 from typing import Final
 
 from models.vocabulary import OUTCOMES, SHADOW_RESULTS
 from server import catalogue
 from server.layout import DIFFERENCE_BOUNDS, Layout
-from server.lines import Page, histogram_template, lines_template
+from server.lines import Page, histogram_template, lines_template, observed
 from server.shadow_counters import Shadow, nothing
 from server.shares import Shares
 
@@ -26,8 +25,8 @@ def shadow_page(shadow: Shadow, shares: Shares) -> Page:
     numbers = {
         catalogue.SHADOW_ROWS.name: shadow.outcomes,
         catalogue.SHADOW_COMPARED.name: (shadow.compared - shadow.changed, shadow.changed),
-        catalogue.SHADOW_DIFFERENCE.name: _observed(shadow.differences, shadow.difference),
-        catalogue.SHADOW_RUNS.name: _observed(shadow.runs, *divmod(shadow.run_ns, _NS)),
+        catalogue.SHADOW_DIFFERENCE.name: observed(shadow.differences, shadow.difference),
+        catalogue.SHADOW_RUNS.name: observed(shadow.runs, *divmod(shadow.run_ns, _NS)),
         catalogue.CANARY_SHARE.name: (shares.canary,),
         catalogue.SHADOW_SHARE.name: (shares.shadow,),
     }
@@ -38,12 +37,6 @@ def shadow_page(shadow: Shadow, shares: Shares) -> Page:
 def series_of(layout: Layout) -> int:
     """How many series a bundle has here."""
     return sum(lines.count("\n") for lines in shadow_page(nothing(layout), Shares()).values())
-
-
-def _observed(buckets: Iterable[int], *total: float) -> tuple[float, ...]:
-    """Of a histogram: counts up to every bound, sum, count."""
-    counts = list(accumulate(buckets))
-    return (*counts, *total, counts[-1])
 
 
 @lru_cache(maxsize=64)

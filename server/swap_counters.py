@@ -1,13 +1,13 @@
 """How often operators have loaded, promoted, rolled back and unloaded, and how long it took."""
 
-from bisect import bisect_left
-from itertools import accumulate, chain, product
+from itertools import chain, product
 from typing import Final
 
 from models.vocabulary import REFUSAL_CAUSES, SWAP_RESULTS, SWAPS
 from server import catalogue
 from server.deploy_counters import DeployCounters
-from server.lines import Page, histogram_template, single
+from server.histogram import Histogram
+from server.lines import Counts, Page, counted, histogram_template, single
 from server.release_counters import ReleaseCounters
 from server.wish_counters import WishCounters
 
@@ -32,39 +32,25 @@ class SwapCounters:
         self.deploys = DeployCounters()
         self.releases = ReleaseCounters()
         self.wishes = WishCounters()
-        self._results: dict[tuple[str, str], int] = dict.fromkeys(product(SWAPS, SWAP_RESULTS), 0)
-        self._causes: dict[str, int] = dict.fromkeys(REFUSAL_CAUSES, 0)
-        self._buckets: dict[str, list[int]] = {swap: [0] * (len(BOUNDS) + 1) for swap in SWAPS}
-        self._seconds: dict[str, float] = dict.fromkeys(SWAPS, 0.0)
+        self._results: Counts = {(*each,): 0 for each in product(SWAPS, SWAP_RESULTS)}
+        self._causes: Counts = {(cause,): 0 for cause in REFUSAL_CAUSES}
+        self._durations: Final[dict[str, Histogram]] = {swap: Histogram(BOUNDS) for swap in SWAPS}
 
     def done(self, swap: str, seconds: float) -> None:
         """Something was changed."""
         self._results[swap, "done"] += 1
-        self._buckets[swap][bisect_left(BOUNDS, seconds)] += 1
-        self._seconds[swap] += seconds
+        self._durations[swap].observe(seconds)
 
     def refused(self, swap: str, cause: str) -> None:
         """Nothing was; why is of `vocabulary.REFUSAL_CAUSES`."""
         self._results[swap, "refused"] += 1
-        self._causes[cause] += 1
+        self._causes[cause,] += 1
 
     def page(self, generation: int) -> Page:
         """Their series, and the generation of the route table."""
-        name = catalogue.SWAPS.name
-        results = "".join(
-            f'{name}{{swap="{swap}",result="{result}"}} {count}\n'
-            for (swap, result), count in self._results.items()
-        )
-        refusals = catalogue.SWAP_REFUSALS.name
-        causes = "".join(
-            f'{refusals}{{cause="{cause}"}} {count}\n' for cause, count in self._causes.items()
-        )
-        durations = _DURATIONS % tuple(chain.from_iterable(map(self._numbers, SWAPS)))
-        page = {name: results, refusals: causes, catalogue.SWAP_DURATION.name: durations}
+        numbers = chain.from_iterable(each.numbers for each in self._durations.values())
+        page = {catalogue.SWAP_DURATION.name: _DURATIONS % tuple(numbers)}
+        page |= counted(catalogue.SWAPS, self._results)
+        page |= counted(catalogue.SWAP_REFUSALS, self._causes)
         page |= self.deploys.page() | self.releases.page() | self.wishes.page()
         return page | single(catalogue.GENERATION, generation)
-
-    def _numbers(self, swap: str) -> list[float]:
-        """Of its histogram: counts up to every bound, sum, count."""
-        counts = list(accumulate(self._buckets[swap]))
-        return [*counts, self._seconds[swap], counts[-1]]

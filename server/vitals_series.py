@@ -1,10 +1,9 @@
 """The series of how workers do as processes, summed over them."""
 
-from itertools import accumulate
 from typing import Final
 
 from server import catalogue
-from server.lines import Page, histogram_template, lines_template, single
+from server.lines import Page, histogram_template, lines_template, observed, single
 from server.vitals import LAG_BOUNDS, SPARE, Read
 
 _NS: Final = 1_000_000_000
@@ -14,8 +13,7 @@ _SPARE: Final = lines_template(catalogue.SPARE_WORK, SPARE)
 
 def vitals_page(read: Read) -> Page:
     """What is said of loops and threads."""
-    counts = list(accumulate(read.lags))
-    lags = _LAGS % (*counts, *divmod(read.lag_ns, _NS), counts[-1])
+    lags = _LAGS % observed(read.lags, *divmod(read.lag_ns, _NS))
     busy = single(catalogue.RUNNER_BUSY, read.busy_ns / _NS)
     spare = {catalogue.SPARE_WORK.name: _SPARE % read.spare}
     deaths = single(catalogue.RUNNER_DEATHS, read.deaths)

@@ -4,7 +4,7 @@ from typing import Final
 
 from models.vocabulary import WISH_RESULTS, WISH_STATES
 from server import catalogue
-from server.lines import Page
+from server.lines import Counts, Page, counted, standing
 
 
 class WishCounters:
@@ -12,7 +12,7 @@ class WishCounters:
 
     def __init__(self) -> None:
         self._states: Final[dict[str, str]] = {}
-        self._results: Final[dict[str, int]] = dict.fromkeys(WISH_RESULTS, 0)
+        self._results: Counts = {(result,): 0 for result in WISH_RESULTS}
 
     def stands(self, model: str, state: str) -> None:
         """To the wish for this model so, of `vocabulary.WISH_STATES`, from now on."""
@@ -24,16 +24,9 @@ class WishCounters:
 
     def ended(self, result: str) -> None:
         """One more wish came to this end, of `vocabulary.WISH_RESULTS`."""
-        self._results[result] += 1
+        self._results[result,] += 1
 
     def page(self) -> Page:
         """Their series."""
-        name = catalogue.WISH_STATE.name
-        states = "".join(
-            f'{name}{{model="{model}",state="{state}"}} {int(state == now)}\n'
-            for model, now in sorted(self._states.items())
-            for state in WISH_STATES
-        )
-        total = catalogue.WISHES.name
-        results = "".join(f'{total}{{result="{r}"}} {n}\n' for r, n in self._results.items())
-        return {name: states, total: results}
+        states = standing(catalogue.WISH_STATE, self._states, WISH_STATES)
+        return states | counted(catalogue.WISHES, self._results)
