@@ -12,9 +12,9 @@ import typer
 from server.cli.bundles import AsJson
 from server.cli.deploy_page import Page
 from server.cli.exits import HELD, REFUSED
-from server.cli.force_fallback import seconds_of
 from server.cli.ops_client import NotRunning, OpsUrl, ServerSaysNo, StateDir, call
 from server.cli.show import out, say_json
+from server.durations import seconds_of
 from server.settings import SettingsError
 
 LOOK_SECONDS: Final = 0.5

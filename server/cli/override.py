@@ -8,9 +8,9 @@ import typer
 
 from models.vocabulary import TROUBLES
 from server.cli.bundles import AsJson
-from server.cli.force_fallback import seconds_of
 from server.cli.ops_client import OpsUrl, StateDir, call
 from server.cli.show import out, say_json
+from server.durations import seconds_of
 from server.settings import SettingsError
 
 PATIENCE_SECONDS: Final = 300.0
