@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from server.durations import seconds_of
+from server.durations import seconds_or_zero
 from server.settings import Settings, SettingsError
 
 EXAMPLE: Final[str] = Settings.model_fields["follow_plan"].default
@@ -58,7 +58,7 @@ def plan_of(text: str) -> dict[str, Any]:
 
 def _part(name: str, value: str) -> dict[str, Any]:
     if name in ("shadow", "bake", "max-wait"):
-        return {f"{name.replace('-', '_')}_seconds": 0.0 if value == "0" else seconds_of(value)}
+        return {f"{name.replace('-', '_')}_seconds": seconds_or_zero(value)}
     if name == "canary":
         shares = [] if value == "none" else value.split(",")
         return {"canary_percents": tuple(float(share) for share in shares)}

@@ -14,7 +14,7 @@ from server.cli.deploy_page import Page
 from server.cli.exits import HELD, REFUSED
 from server.cli.ops_client import NotRunning, OpsUrl, ServerSaysNo, StateDir, call
 from server.cli.show import out, say_json
-from server.durations import seconds_of
+from server.durations import seconds_or_zero
 from server.settings import SettingsError
 
 LOOK_SECONDS: Final = 0.5
@@ -87,10 +87,10 @@ def deploy(
     else:
         body = {
             "version": version,
-            "shadow_seconds": _seconds(shadow),
+            "shadow_seconds": seconds_or_zero(shadow),
             "canary_percents": percents_of(canary),
-            "bake_seconds": _seconds(bake),
-            "max_wait_seconds": _seconds(max_wait),
+            "bake_seconds": seconds_or_zero(bake),
+            "max_wait_seconds": seconds_or_zero(max_wait),
             "requests": requests,
             "evidence": evidence,
             "rows": None if rows is None else str(rows.absolute()),
@@ -183,10 +183,6 @@ def share_of(text: str | None) -> float | None:
     except ValueError as error:
         raise SettingsError(f"{text!r} is no share; write as in 5% or 0.05") from error
     return number / 100 if text.strip().endswith("%") else number
-
-
-def _seconds(text: str) -> float:
-    return 0.0 if text.strip() == "0" else seconds_of(text)
 
 
 def _show_call(done: dict[str, Any], *, as_json: bool) -> None:
