@@ -21,7 +21,6 @@ StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help="Folder of bundles; else KEELMARK_STORE, else the shipped one."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON, for scripts.")]
 
 
 def bundle_folder(named: str, store: Path | None) -> Path:

@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.text import Text
 
 from models.errors import StoreError
-from server.cli.bundles import AsJson
+from server.cli.options import AsJson
 from server.cli.show import say_json, table
 from server.settings import load
 from server.state_folder import Ports, running_server

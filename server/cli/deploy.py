@@ -9,10 +9,19 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from server.cli.bundles import AsJson
 from server.cli.deploy_page import Page
 from server.cli.exits import HELD, REFUSED
-from server.cli.ops_client import NotRunning, OpsUrl, ServerSaysNo, StateDir, call
+from server.cli.ops_client import NotRunning, ServerSaysNo, call
+from server.cli.options import (
+    AsJson,
+    Breaking,
+    DryRun,
+    IfGeneration,
+    Model,
+    OpsUrl,
+    Reason,
+    StateDir,
+)
 from server.cli.show import out, say_json
 from server.durations import seconds_or_zero
 from server.settings import SettingsError
@@ -26,7 +35,7 @@ CODES: Final = {"promoted": 0, "rolled_back": REFUSED, "held": HELD}
 
 
 def deploy(
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    model: Model,
     version: Annotated[
         str | None,
         typer.Argument(help="Version of the store; without one, what goes on is watched."),
@@ -58,16 +67,12 @@ def deploy(
     max_changed_decisions: Annotated[
         str | None, typer.Option(help="Share that may be decided otherwise than by live, as 5%.")
     ] = None,
-    breaking: Annotated[
-        bool, typer.Option("--breaking", help="Even if it breaks requests that are answered now.")
-    ] = False,
+    breaking: Breaking = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Roll back what goes on.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Begin it, and do not watch.")] = False,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the event log.")] = "",
-    if_generation: Annotated[
-        int | None, typer.Option(help="Only if the route table has this generation still.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    reason: Reason = "",
+    if_generation: IfGeneration = None,
+    dry_run: DryRun = False,
     server: OpsUrl = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,

@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from models.contract import ContractDiff, diff, read_contract
-from server.cli.bundles import AsJson, StoreOption, bundle_folder
+from server.cli.bundles import StoreOption, bundle_folder
 from server.cli.exits import REFUSED
+from server.cli.options import AsJson
 from server.cli.show import out, say_json, table
 
 Old = Annotated[

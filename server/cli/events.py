@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from server.cli.bundles import AsJson
 from server.cli.exits import REFUSED
-from server.cli.ops_client import NotRunning, StateDir, state_folder_of
+from server.cli.ops_client import NotRunning, state_folder_of
+from server.cli.options import AsJson, StateDir
 from server.cli.show import complain, out, say_json, table
 from server.events import Event, EventsCorrupt, events_in
 

@@ -10,8 +10,9 @@ from features.library import Library, read_library
 from features.survey import Definition, Survey, survey
 from models.errors import NothingLive
 from models.store import Store
-from server.cli.bundles import AsJson, StoreOption
+from server.cli.bundles import StoreOption
 from server.cli.exits import REFUSED
+from server.cli.options import AsJson
 from server.cli.show import out, say_json, table
 from server.settings import load
 

@@ -4,27 +4,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from server.cli.bundles import AsJson
-from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.ops_client import call
+from server.cli.options import AsJson, DryRun, IfGeneration, Model, OpsUrl, StandingReason, StateDir
 from server.cli.show import out, say_json
 from server.durations import seconds_of
 
 
 def force_fallback(
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    model: Model,
     rung: Annotated[
         Literal["baseline", "rules", "off"],
         typer.Argument(help="Who answers from now on; off lets the model answer again."),
     ],
     *,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the event log and in status.")],
+    reason: StandingReason,
     expires: Annotated[
         str | None, typer.Option(help="End it by itself after, such as 30m, 4h or 2d; 7d at most.")
     ] = None,
-    if_generation: Annotated[
-        int | None, typer.Option(help="Only if the route table has this generation still.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    if_generation: IfGeneration = None,
+    dry_run: DryRun = False,
     server: OpsUrl = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,

@@ -8,7 +8,8 @@ import msgspec
 from features.encoding import describe
 from models.bundle import Bundle
 from models.vocabulary import DEFAULT_RULE
-from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder
+from server.cli.bundles import BundleName, StoreOption, bundle_folder
+from server.cli.options import AsJson
 from server.cli.show import out, say_json, table
 
 

@@ -6,9 +6,7 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Annotated, Any, Final
-
-import typer
+from typing import Any, Final
 
 from models.errors import ServingError
 from server.settings import SettingsError, load
@@ -17,17 +15,6 @@ from server.tokens import own_token
 
 VARIABLE: Final = "KEELMARK_TOKEN"
 TIMEOUT_SECONDS: Final = 30.0
-
-StateDir = Annotated[
-    Path | None,
-    typer.Option(help="State folder of the server; else as `keelmark serve` would take it."),
-]
-OpsUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--server", help="URL of the ops port; else of the server that has the state folder."
-    ),
-]
 
 
 class NotRunning(ServingError):

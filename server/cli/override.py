@@ -7,8 +7,8 @@ import msgspec
 import typer
 
 from models.vocabulary import TROUBLES
-from server.cli.bundles import AsJson
-from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.ops_client import call
+from server.cli.options import AsJson, IfGeneration, Model, OpsUrl, StandingReason, StateDir
 from server.cli.show import out, say_json
 from server.durations import seconds_of
 from server.settings import SettingsError
@@ -23,7 +23,7 @@ Policy = Annotated[
 
 
 def override(
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    model: Model,
     *,
     field: Annotated[
         list[str] | None,
@@ -47,7 +47,7 @@ def override(
         Path | None, typer.Option(help="JSON file of all changes, in place of the options above.")
     ] = None,
     end: Annotated[bool, typer.Option("--end", help="End the override that stands.")] = False,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the event log and in status.")],
+    reason: StandingReason,
     expires: Annotated[
         str | None,
         typer.Option(help="End it by itself after, such as 30m or 4h; else 24h, at most 7d."),
@@ -55,9 +55,7 @@ def override(
     apply: Annotated[
         bool, typer.Option("--apply", help="Put it to use; else it is tried.")
     ] = False,
-    if_generation: Annotated[
-        int | None, typer.Option(help="Only if the route table has this generation still.")
-    ] = None,
+    if_generation: IfGeneration = None,
     server: OpsUrl = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,

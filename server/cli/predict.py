@@ -19,8 +19,9 @@ from rich.progress import (
 from models.bundle import Bundle
 from models.errors import FormatUnknown
 from server.cli.answers import Answered, answer_records, answer_table
-from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder
+from server.cli.bundles import BundleName, StoreOption, bundle_folder
 from server.cli.exits import REFUSED
+from server.cli.options import AsJson
 from server.cli.show import out
 from server.cli.tables import Chunk, Source, open_source, readable, table_writer
 

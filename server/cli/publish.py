@@ -8,7 +8,8 @@ import typer
 from models.errors import StoreError
 from models.publishing import publish_folder
 from models.store import LiveWish, Store
-from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder, store_of
+from server.cli.bundles import BundleName, StoreOption, bundle_folder, store_of
+from server.cli.options import AsJson
 from server.cli.show import out, say_json
 
 

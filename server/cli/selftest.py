@@ -4,24 +4,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from server.cli.bundles import AsJson
-from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.ops_client import call
+from server.cli.options import AsJson, DryRun, IfGeneration, Model, OpsUrl, Reason, StateDir
 from server.cli.show import out, say_json
 
 
 def selftest(
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    model: Model,
     version: Annotated[str, typer.Argument(help="Version of the model, one that is loaded.")],
     action: Annotated[
         Literal["fallback", "report"],
         typer.Argument(help="fallback: lower rungs answer; report: the model goes on."),
     ],
     *,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the event log.")],
-    if_generation: Annotated[
-        int | None, typer.Option(help="Only if the route table has this generation still.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    reason: Reason,
+    if_generation: IfGeneration = None,
+    dry_run: DryRun = False,
     server: OpsUrl = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,

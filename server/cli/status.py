@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from server.cli.bundles import AsJson
-from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.ops_client import call
+from server.cli.options import AsJson, OpsUrl, StateDir
 from server.cli.show import out, say_json, table
 from server.cli.trials import shares_shown
 

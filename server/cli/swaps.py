@@ -5,20 +5,23 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from server.cli.bundles import AsJson
-from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.ops_client import call
+from server.cli.options import (
+    AsJson,
+    Breaking,
+    DryRun,
+    IfGeneration,
+    Model,
+    OpsUrl,
+    Reason,
+    StateDir,
+)
 from server.cli.show import out, say_json
 
 PATIENCE_SECONDS: Final = 3600.0
 """A load takes as long as verifying and opening the bundle in every worker."""
 
-Model = Annotated[str, typer.Argument(help="Name of the model.")]
 Version = Annotated[str, typer.Argument(help="Version of the model.")]
-Reason = Annotated[str, typer.Option(help="Why; it stands in the event log.")]
-IfGeneration = Annotated[
-    int | None, typer.Option(help="Only if the route table has this generation still.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")]
 
 
 def load(
@@ -70,10 +73,7 @@ def promote(
     model: Model,
     version: Version,
     *,
-    breaking: Annotated[
-        bool,
-        typer.Option("--breaking", help="Even if it breaks requests that are answered now."),
-    ] = False,
+    breaking: Breaking = False,
     reason: Reason = "",
     if_generation: IfGeneration = None,
     dry_run: DryRun = False,

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from server.cli.bundles import AsJson
 from server.cli.exits import REFUSED
-from server.cli.ops_client import StateDir, state_folder_of
+from server.cli.ops_client import state_folder_of
+from server.cli.options import AsJson, StateDir
 from server.cli.show import complain, out, say_json, table
 from server.settings import SettingsError
 from server.tokens import Access, Token, digest_of, new_token, read_tokens, token_of, write_tokens

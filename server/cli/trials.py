@@ -5,10 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli.bundles import AsJson
-from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.ops_client import call
+from server.cli.options import (
+    AsJson,
+    Breaking,
+    DryRun,
+    IfGeneration,
+    Model,
+    OpsUrl,
+    Reason,
+    StateDir,
+)
 from server.cli.show import out, say_json
-from server.cli.swaps import DryRun, IfGeneration, Model, Reason
 
 Version = Annotated[str, typer.Argument(help="Version of the candidate.")]
 
@@ -43,10 +51,7 @@ def canary(
     version: Version,
     share: Share,
     *,
-    breaking: Annotated[
-        bool,
-        typer.Option("--breaking", help="Even if it breaks requests that are answered now."),
-    ] = False,
+    breaking: Breaking = False,
     reason: Reason = "",
     if_generation: IfGeneration = None,
     dry_run: DryRun = False,

@@ -9,8 +9,9 @@ import typer
 from models.bundle import Bundle
 from models.gate import GateReport, run_gate
 from models.golden import Coverage, coverage
-from server.cli.bundles import AsJson, BundleName, StoreOption, bundle_folder
+from server.cli.bundles import BundleName, StoreOption, bundle_folder
 from server.cli.exits import REFUSED
+from server.cli.options import AsJson
 from server.cli.show import out, say_json, table
 
 _CALLED: Final = {

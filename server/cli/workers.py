@@ -1,11 +1,11 @@
 """`keelmark workers`: the processes of a running server that answer requests."""
 
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
-from server.cli.bundles import AsJson
-from server.cli.ops_client import OpsUrl, StateDir, call
+from server.cli.ops_client import call
+from server.cli.options import AsJson, OpsUrl, Reason, StateDir
 from server.cli.show import out, say_json
 
 PATIENCE_SECONDS: Final = 3600.0
@@ -21,7 +21,7 @@ def workers() -> None:
 @app.command()
 def replace(
     *,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the event log.")] = "",
+    reason: Reason = "",
     server: OpsUrl = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
