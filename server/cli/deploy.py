@@ -11,7 +11,7 @@ import typer
 
 from server.cli.deploy_page import Page
 from server.cli.exits import HELD, REFUSED
-from server.cli.ops_client import NotRunning, ServerSaysNo, call
+from server.cli.ops_client import NotRunning, ServerSaysNo, call, terms
 from server.cli.options import (
     AsJson,
     Breaking,
@@ -82,7 +82,7 @@ def deploy(
     Ctrl-C ends the watching, not the deploy. Ends with 0 if it was promoted, 1 if it was rolled
     back or the server refuses, 3 if it is held: the verdict is yours; 4 if no server answers.
     """
-    common = {"reason": reason, "if_generation": if_generation, "dry_run": dry_run}
+    common = terms(reason, if_generation, dry_run=dry_run)
     where: dict[str, Any] = {"server": server, "state_dir": state_dir}
     path = f"/models/{model}/deploy"
     if cancel:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from server.cli.ops_client import call
+from server.cli.ops_client import call, terms
 from server.cli.options import AsJson, DryRun, IfGeneration, Model, OpsUrl, StandingReason, StateDir
 from server.cli.show import out, say_json
 from server.durations import seconds_of
@@ -34,10 +34,8 @@ def force_fallback(
     """
     body = {
         "rung": None if rung == "off" else rung,
-        "reason": reason,
+        **terms(reason, if_generation, dry_run=dry_run),
         "expires_seconds": None if expires is None else seconds_of(expires),
-        "if_generation": if_generation,
-        "dry_run": dry_run,
     }
     done = call(f"/models/{model}/force-fallback", body, server=server, state_dir=state_dir)
     if as_json:

@@ -74,6 +74,11 @@ def call(
         ) from error
 
 
+def terms(reason: str, if_generation: int | None, *, dry_run: bool) -> dict[str, Any]:
+    """What the body of every call that changes a model says beside the change itself."""
+    return {"reason": reason, "if_generation": if_generation, "dry_run": dry_run}
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """An ops port sends nobody elsewhere, and the token is not for whoever else is there."""
 

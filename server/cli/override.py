@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from models.vocabulary import TROUBLES
-from server.cli.ops_client import call
+from server.cli.ops_client import call, terms
 from server.cli.options import AsJson, IfGeneration, Model, OpsUrl, StandingReason, StateDir
 from server.cli.show import out, say_json
 from server.durations import seconds_of
@@ -83,10 +83,8 @@ def override(
         asked = _read(changes)
     body = {
         "changes": None if end else asked,
-        "reason": reason,
+        **terms(reason, if_generation, dry_run=not apply),
         "expires_seconds": None if expires is None else seconds_of(expires),
-        "if_generation": if_generation,
-        "dry_run": not apply,
     }
     path = f"/models/{model}/override"
     done = call(path, body, server=server, state_dir=state_dir, timeout_seconds=PATIENCE_SECONDS)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from server.cli.ops_client import call
+from server.cli.ops_client import call, terms
 from server.cli.options import (
     AsJson,
     Breaking,
@@ -44,7 +44,7 @@ def load(
     It answers whoever asks for it with `?version=`. Ends with 1 if the server refuses, 4 if none
     answers.
     """
-    body = {"version": version, "drop_previous": drop_previous} | _common(
+    body = {"version": version, "drop_previous": drop_previous} | terms(
         reason, if_generation, dry_run=dry_run
     )
     _show(_asked("load", model, body, server, state_dir), dry_run=dry_run, as_json=as_json)
@@ -65,7 +65,7 @@ def unload(
 
     Ends with 1 if the server refuses, 4 if none answers.
     """
-    body = {"version": version} | _common(reason, if_generation, dry_run=dry_run)
+    body = {"version": version} | terms(reason, if_generation, dry_run=dry_run)
     _show(_asked("unload", model, body, server, state_dir), dry_run=dry_run, as_json=as_json)
 
 
@@ -86,7 +86,7 @@ def promote(
     The version that was live stays loaded, for `keelmark rollback`. Ends with 1 if the server
     refuses, 4 if none answers.
     """
-    body = {"version": version, "breaking": breaking} | _common(
+    body = {"version": version, "breaking": breaking} | terms(
         reason, if_generation, dry_run=dry_run
     )
     _show(_asked("promote", model, body, server, state_dir), dry_run=dry_run, as_json=as_json)
@@ -106,12 +106,8 @@ def rollback(
 
     Ends with 1 if the server refuses, 4 if none answers.
     """
-    body = _common(reason, if_generation, dry_run=dry_run)
+    body = terms(reason, if_generation, dry_run=dry_run)
     _show(_asked("rollback", model, body, server, state_dir), dry_run=dry_run, as_json=as_json)
-
-
-def _common(reason: str, if_generation: int | None, *, dry_run: bool) -> dict[str, Any]:
-    return {"reason": reason, "if_generation": if_generation, "dry_run": dry_run}
 
 
 def _asked(

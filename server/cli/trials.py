@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli.ops_client import call
+from server.cli.ops_client import call, terms
 from server.cli.options import (
     AsJson,
     Breaking,
@@ -63,8 +63,8 @@ def canary(
 
     A growing share only adds callers. Ends with 1 if the server refuses, 4 if none answers.
     """
-    body = {"version": version, "share": share, "breaking": breaking, "reason": reason}
-    body |= {"if_generation": if_generation, "dry_run": dry_run}
+    body = {"version": version, "share": share, "breaking": breaking}
+    body |= terms(reason, if_generation, dry_run=dry_run)
     done = call(f"/models/{model}/canary", body, server=server, state_dir=state_dir)
     _show(done, as_json=as_json)
 
@@ -86,8 +86,7 @@ def shadow(
     It answers them while the server has time to spare. Ends with 1 if the server refuses, 4 if none
     answers.
     """
-    body = {"version": version, "share": share, "reason": reason}
-    body |= {"if_generation": if_generation, "dry_run": dry_run}
+    body = {"version": version, "share": share} | terms(reason, if_generation, dry_run=dry_run)
     done = call(f"/models/{model}/shadow", body, server=server, state_dir=state_dir)
     _show(done, as_json=as_json)
 
