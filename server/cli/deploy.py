@@ -22,7 +22,7 @@ from server.cli.options import (
     Reason,
     StateDir,
 )
-from server.cli.show import out, say_json
+from server.cli.show import out, say_json, show_contract
 from server.durations import seconds_or_zero
 from server.settings import SettingsError
 
@@ -203,10 +203,7 @@ def _show_call(done: dict[str, Any], *, as_json: bool) -> None:
     if done["drops"]:
         words = f"{done['drops']} is dropped: nobody can roll back to it any more"
         console.print(words, markup=False)
-    if done["contract"]:
-        console.print(f"contract: {done['contract']['verdict']}", markup=False)
-        for sentence in done["contract"]["changes"]:
-            console.print(f"- {sentence}", markup=False)
+    show_contract(done["contract"])
     if done["dry_run"]:
         for stage in found["stages"]:
             seconds, requests = stage["seconds"], stage["requests"]

@@ -29,6 +29,16 @@ def say_json(value: Any) -> None:
     print(msgspec.json.encode(value).decode())  # noqa: T201  (the command's answer)
 
 
+def show_contract(contract: dict[str, Any] | None) -> None:
+    """What callers of the live version would notice, as the server tells it; nothing for None."""
+    if contract is None:
+        return
+    console = out()
+    console.print(f"contract: {contract['verdict']}", markup=False)
+    for sentence in contract["changes"]:
+        console.print(f"- {sentence}", markup=False)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table without lines; None is shown as nothing."""
     made = Table(title=title, title_justify="left", title_style="bold", **PLAIN)

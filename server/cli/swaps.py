@@ -16,7 +16,7 @@ from server.cli.options import (
     Reason,
     StateDir,
 )
-from server.cli.show import out, say_json
+from server.cli.show import out, say_json, show_contract
 
 PATIENCE_SECONDS: Final = 3600.0
 """A load takes as long as verifying and opening the bundle in every worker."""
@@ -130,10 +130,7 @@ def _show(done: dict[str, Any], *, dry_run: bool, as_json: bool) -> None:
     word = "would be" if dry_run else "is"
     before = _shown(done["before"])
     console.print(f"{model} {word}: {after} (before: {before})", markup=False)
-    if contract := done["contract"]:
-        console.print(f"contract: {contract['verdict']}", markup=False)
-        for sentence in contract["changes"]:
-            console.print(f"- {sentence}", markup=False)
+    show_contract(done["contract"])
     if done["successors"]:
         console.print(f"{done['successors']} workers were replaced, so that none stood still")
     if done["released"] is False:

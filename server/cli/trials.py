@@ -16,7 +16,7 @@ from server.cli.options import (
     Reason,
     StateDir,
 )
-from server.cli.show import out, say_json
+from server.cli.show import out, say_json, show_contract
 
 Version = Annotated[str, typer.Argument(help="Version of the candidate.")]
 
@@ -101,10 +101,7 @@ def _show(done: dict[str, Any], *, as_json: bool) -> None:
         return
     word = "would be" if done["dry_run"] else "is"
     out().print(f"{named} {word}: {after} (before: {shares_shown(done['before'])})", markup=False)
-    if contract := done["contract"]:
-        out().print(f"contract: {contract['verdict']}", markup=False)
-        for sentence in contract["changes"]:
-            out().print(f"- {sentence}", markup=False)
+    show_contract(done["contract"])
 
 
 def shares_shown(shares: dict[str, Any]) -> str:
