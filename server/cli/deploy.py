@@ -22,6 +22,7 @@ from server.cli.options import (
     Reason,
     StateDir,
 )
+from server.cli.shares import share_of
 from server.cli.show import out, say_json, show_contract
 from server.durations import seconds_or_zero
 from server.settings import SettingsError
@@ -99,7 +100,7 @@ def deploy(
             "requests": requests,
             "evidence": evidence,
             "rows": None if rows is None else str(rows.absolute()),
-            "max_changed_decisions": share_of(max_changed_decisions),
+            "max_changed_decisions": _share_or_none(max_changed_decisions),
             "breaking": breaking,
         }
         done = call(path, body | common, timeout_seconds=START_SECONDS, **where)
@@ -172,22 +173,11 @@ def percents_of(text: str) -> list[float]:
         ) from error
 
 
-def share_of(text: str | None) -> float | None:
-    """A share as people write it.
-
-    >>> share_of("5%"), share_of("0.05"), share_of(None)
-    (0.05, 0.05, None)
-
-    Raises:
-        SettingsError: it is none.
-    """
-    if text is None:
-        return None
+def _share_or_none(text: str | None) -> float | None:
     try:
-        number = float(text.strip().removesuffix("%"))
+        return None if text is None else share_of(text)
     except ValueError as error:
         raise SettingsError(f"{text!r} is no share; write as in 5% or 0.05") from error
-    return number / 100 if text.strip().endswith("%") else number
 
 
 def _show_call(done: dict[str, Any], *, as_json: bool) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 from server.cli.ops_client import call
 from server.cli.options import AsJson, OpsUrl, StateDir
+from server.cli.shares import shares_shown
 from server.cli.show import out, say_json, table
-from server.cli.trials import shares_shown
 
 
 def status(*, server: OpsUrl = None, state_dir: StateDir = None, as_json: AsJson = False) -> None:

@@ -16,6 +16,7 @@ from server.cli.options import (
     Reason,
     StateDir,
 )
+from server.cli.shares import share_of, shares_shown
 from server.cli.show import out, say_json, show_contract
 
 Version = Annotated[str, typer.Argument(help="Version of the candidate.")]
@@ -30,12 +31,11 @@ def share_in(text: str) -> float:
     Raises:
         typer.BadParameter: it is no share, or a number that may mean either.
     """
-    number, sign, rest = text.strip().partition("%")
     try:
-        share = float(number) / 100 if sign else float(number)
+        share = share_of(text)
     except ValueError:
         share = math.nan
-    if rest or not 0 <= share <= 1:
+    if not 0 <= share <= 1:
         raise typer.BadParameter(f"{text!r} is no share; give one such as 10%, 0.1, or 0 for none")
     return share
 
@@ -102,8 +102,3 @@ def _show(done: dict[str, Any], *, as_json: bool) -> None:
     word = "would be" if done["dry_run"] else "is"
     out().print(f"{named} {word}: {after} (before: {shares_shown(done['before'])})", markup=False)
     show_contract(done["contract"])
-
-
-def shares_shown(shares: dict[str, Any]) -> str:
-    """The shares of a candidate in words: `canary 10 %, shadow 100 %`."""
-    return ", ".join(f"{name} {shares[name] * 100:g} %" for name in ("canary", "shadow"))
