@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import typer
 
 from features.encoding import Encoded
 from models.bundle import Bundle
@@ -25,12 +24,11 @@ from models.evidence import Evidence
 from models.gate import Limits
 from models.ladder import MODEL, Answers
 from models.manifest import Strict
-from server.cli.tables import Chunk, open_source
 from server.deploy_evidence import arm_of
 from server.opening import layout_of
 from server.regions import Counter, Region, read_totals
+from server.tables import SUFFIXES, Chunk, open_source
 
-SUFFIXES: Final = (".csv", ".jsonl", ".parquet")
 MOST_ROWS: Final = 20_000
 """Of a table; more would tell no more."""
 CHUNK_ROWS: Final = 500
@@ -113,8 +111,6 @@ def verdict_of(task: dict[str, Any]) -> bytes:
         candidate, live = (Bundle.open(Path(task[name])) for name in ("candidate", "live"))
         found = replay(candidate, live, Path(task["rows"]) if task["rows"] else None)
         verdict = _Verdict(evidence=found)
-    except typer.BadParameter as error:
-        verdict = _Verdict(error=str(error))
     except ServingError as error:
         verdict = _Verdict(error=str(error))
     except Exception as error:  # noqa: BLE001  (onnxruntime's, or no memory: an answer all the same)

@@ -19,9 +19,10 @@ from models.manifest import OutputSpec
 from models.store import Store
 from models.tensor_packing import pack_tensors
 from server.cli import main
+from server.cli.answer_tables import table_writer
 from server.cli.exits import DONE, REFUSED, UNAVAILABLE, USAGE
-from server.cli.tables import Chunk, table_writer
 from server.events import EventLog
+from server.tables import Chunk
 from server.tokens import Tokens
 from tests.serving import serving
 from tests.test_tensor_packing import EXAMPLES, two_inputs

@@ -18,12 +18,14 @@ from rich.progress import (
 
 from models.bundle import Bundle
 from models.errors import FormatUnknown
+from server.cli.answer_tables import table_writer
 from server.cli.answers import Answered, answer_records, answer_table
 from server.cli.bundles import BundleName, StoreOption, bundle_folder
 from server.cli.exits import REFUSED
 from server.cli.options import AsJson
 from server.cli.show import out
-from server.cli.tables import Chunk, Source, open_source, readable, table_writer
+from server.json_lines import Unreadable
+from server.tables import SUFFIXES, Chunk, Source, open_source, readable
 
 CHUNK_ROWS = 2_000
 MOST_TOLD = 5
@@ -64,13 +66,21 @@ def predict(
             f"bundle '{opened.name}/{opened.version}' takes tensors, not records, and this version "
             "of keelmark does not answer tensors; `keelmark inspect` shows what it is"
         )
-    if Path(given).suffix in (".csv", ".jsonl", ".parquet"):
-        _check_other_file(Path(given), out_file)
-        refused = predict_table(opened, open_source(Path(given), opened.fields), out_file)
-    else:
-        refused = predict_record(opened, _text_of(given), as_json=as_json)
+    try:
+        refused = _answer(opened, given, out_file, as_json=as_json)
+    except Unreadable as error:
+        raise typer.BadParameter(str(error)) from error
     if refused:
         raise typer.Exit(REFUSED)
+
+
+def _answer(bundle: Bundle, given: str, out_file: Path | None, *, as_json: bool) -> int:
+    """Answers what was given, whatever it is; gives the number of rows without an answer."""
+    path = Path(given)
+    if path.suffix in SUFFIXES:
+        _check_other_file(path, out_file)
+        return predict_table(bundle, open_source(path, bundle.fields), out_file)
+    return predict_record(bundle, _text_of(given), as_json=as_json)
 
 
 def _check_other_file(given: Path, out_file: Path | None) -> None:

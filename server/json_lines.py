@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import typer
+
+from models.errors import ServingError
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -22,6 +23,10 @@ WORDS: Final[Mapping[type, str]] = {
     list: "a list",
     dict: "an object",
 }
+
+
+class Unreadable(ServingError):
+    """A file that is not there, is damaged, or holds something else; the message names it."""
 
 
 @dataclass(slots=True)
@@ -61,7 +66,7 @@ def scan(path: Path) -> Scan:
     """Looks at every line once.
 
     Raises:
-        BadParameter: one is no JSON object; it is named.
+        Unreadable: one is no JSON object; it is named.
     """
     found = Scan()
     for record in records_of(path):
@@ -75,7 +80,7 @@ def records_of(path: Path) -> Iterator[dict[str, Any]]:
     """The object of each line; empty lines are passed over.
 
     Raises:
-        BadParameter: a line is something else.
+        Unreadable: a line is something else.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -84,6 +89,6 @@ def records_of(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield _decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise typer.BadParameter(
+                raise Unreadable(
                     f"{path}: line {number} is not a JSON object ({error}); each line is one"
                 ) from error
