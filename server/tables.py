@@ -141,11 +141,13 @@ def _parquet(path: Path) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    with pq.ParquetFile(path) as file:
+        n_rows = file.metadata.num_rows
 
     def chunks(size: int) -> Iterator[Chunk]:
-        for batch in file.iter_batches(size):
-            table = pa.Table.from_batches([batch])
-            yield Chunk({}, [], table)
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(size):
+                table = pa.Table.from_batches([batch])
+                yield Chunk({}, [], table)
 
-    return Source(file.metadata.num_rows, chunks)
+    return Source(n_rows, chunks)
