@@ -18,7 +18,7 @@ from features import FeatureSet, category, number
 from models.manifest import OutputSpec
 from models.store import Store
 from models.tensor_packing import pack_tensors
-from server.cli import main
+from server.cli import main, show
 from server.cli.answer_tables import table_writer
 from server.cli.exits import DONE, REFUSED, UNAVAILABLE, USAGE
 from server.events import EventLog
@@ -79,6 +79,13 @@ def test_help_names_every_command_and_the_exit_codes(run: Run):
     assert ran.code == DONE
     for word in ("serve", "verify", "inspect", "predict", "features", "demo", "Exit codes: 0 done"):
         assert word in ran.out
+
+
+def test_brackets_and_colons_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]):
+    show.out().print(show.table("a[/b]:x:", ("column",), [("[/c]:x: and more",)]))
+    shown = capsys.readouterr().out
+    assert "a[/b]:x:" in shown
+    assert "[/c]:x: and more" in shown
 
 
 @pytest.mark.parametrize("wrong", [["nonsense"], ["serve", "--nonsense"], ["verify"]])

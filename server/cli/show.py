@@ -13,13 +13,13 @@ PLAIN: Final[Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 
 def out() -> Console:
     """Standard output as it is now; wide enough for a table when it is no terminal."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, emoji=False, width=160)
 
 
 def complain(error: Exception) -> None:
     """What happened, on standard error, under its name."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     console.print(type(error).__name__, style="bold red", end=": ", markup=False)
     console.print(str(error), markup=False, soft_wrap=True)
 
@@ -41,10 +41,10 @@ def show_contract(contract: dict[str, Any] | None) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table without lines; None is shown as nothing."""
-    made = Table(title=title, title_justify="left", title_style="bold", **PLAIN)
+    # As plain text, like the cells: what stands in brackets would be taken for a style.
+    made = Table(title=Text(title, style="bold"), title_justify="left", **PLAIN)
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        # As plain text: what stands in brackets would be taken for a style.
         made.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     return made
