@@ -4,17 +4,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from features.library import Library, read_library
 from features.survey import Definition, Survey, survey
 from models.errors import NothingLive
 from models.store import Store
-from server.cli.bundles import StoreOption
+from server.cli.bundles import StoreOption, store_of
 from server.cli.exits import REFUSED
 from server.cli.options import AsJson
 from server.cli.show import out, say_json, table
-from server.settings import load
 
 
 def features(
@@ -35,7 +33,7 @@ def features(
     with --check with 1 if a name is marked, a bundle's features.json cannot be read, or with
     --live no version of any model is to be live.
     """
-    home = Store(load({"store": store}).settings.store)
+    home = store_of(store)
     library = read_library(home)
     wished, undecided = _wished(home) if live else ({}, [])
     if live:
@@ -118,4 +116,4 @@ def _rows(named: Mapping[str, tuple[Definition, ...]]) -> Iterator[tuple[str, ..
     for name, definitions in named.items():
         for number, one in enumerate(definitions, 1):
             mark = f"differs: {number} of {len(definitions)}" if len(definitions) > 1 else ""
-            yield name, escape(one.text), ", ".join(one.bundles), mark
+            yield name, one.text, ", ".join(one.bundles), mark
