@@ -23,7 +23,7 @@ from server.cli.answers import Answered, answer_records, answer_table
 from server.cli.bundles import BundleName, StoreOption, bundle_folder
 from server.cli.exits import REFUSED
 from server.cli.options import AsJson
-from server.cli.show import out
+from server.cli.show import out, say_json
 from server.json_lines import Unreadable
 from server.tables import SUFFIXES, Chunk, Source, open_source, readable
 
@@ -115,11 +115,10 @@ def predict_record(bundle: Bundle, text: bytes, *, as_json: bool) -> int:
 
 
 def _print(value: Any, *, as_json: bool) -> None:
-    text = msgspec.json.encode(value).decode()
     if as_json or not out().is_terminal:
-        print(text)  # noqa: T201  (the command's answer)
+        say_json(value)
     else:
-        out().print_json(text)
+        out().print_json(msgspec.json.encode(value).decode())
 
 
 def predict_table(bundle: Bundle, source: Source, out_file: Path | None) -> int:
