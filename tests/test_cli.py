@@ -93,6 +93,14 @@ def test_wrong_usage_is_2(run: Run, wrong: list[str]):
     assert run(*wrong).code == USAGE
 
 
+def test_a_file_of_changes_that_holds_null_ends_no_override(run: Run, tmp_path: Path):
+    (tmp_path / "changes.json").write_text("null")
+    changes = ("--changes", tmp_path / "changes.json", "--reason", "a mistake", "--apply")
+    ran = run("override", NAME, *changes, "--state-dir", tmp_path)
+    assert ran.code == USAGE
+    assert "holds null" in ran.complaint
+
+
 # serve --check
 
 

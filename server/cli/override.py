@@ -80,7 +80,7 @@ def override(
     if has_options + (changes is not None) + end != 1:
         raise typer.BadParameter("say what to change with options, with --changes, or say --end")
     if changes is not None:
-        asked = _read(changes)
+        asked = _changes_in(changes)
     body = {
         "changes": None if end else asked,
         **terms(reason, if_generation, dry_run=not apply),
@@ -92,6 +92,13 @@ def override(
         say_json(done)
     else:
         _show(done)
+
+
+def _changes_in(path: Path) -> dict[str, Any]:
+    found = _read(path)
+    if found is None:  # which would end the override that stands
+        raise SettingsError(f"{path} holds null and no changes; say --end to end an override")
+    return found
 
 
 def _read(path: Path) -> Any:
