@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app as commands
-from server.cli.deploy import percents_of
-from server.cli.ops_client import VARIABLE
+from server.cli.deploy import percents_of, watch
+from server.cli.ops_client import VARIABLE, NotRunning
 from server.deploy_records import read_records
 from server.events import events_in
 from server.settings import SettingsError
@@ -139,6 +139,15 @@ def test_the_command_watches_and_its_exit_code_tells(server: Deploying):
         assert "PSI" in said
     with pytest.raises(SettingsError, match="no list of percentages"):
         percents_of("lots")
+
+
+def test_watching_ends_where_the_server_has_lost_the_deploy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("server.cli.deploy.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("server.cli.deploy.AWAY_SECONDS", -1.0)
+    monkeypatch.setattr("server.cli.deploy.call", lambda path, **where: {"deploy": None})
+    known = {"id": "1", "model": NAME, "ended": None}
+    with pytest.raises(NotRunning, match="knows nothing of the deploy"):
+        watch("/models/any/deploy", known, {}, as_json=True)
 
 
 def test_ctrl_c_ends_the_watching_and_cancel_the_deploy(

@@ -137,7 +137,7 @@ def watch(
                     return shown
                 time.sleep(LOOK_SECONDS)
                 try:
-                    shown = call(path, **where)["deploy"]
+                    shown = _deploy_now(path, where)
                     heard = time.monotonic()
                 except (NotRunning, ServerSaysNo):  # it may be started again just now
                     if time.monotonic() - heard > AWAY_SECONDS:
@@ -152,6 +152,16 @@ def watch(
         words = f"it goes on: `keelmark deploy {model}` watches it, `--cancel` rolls it back"
         out().print(words, markup=False)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _deploy_now(path: str, where: dict[str, Any]) -> dict[str, Any]:
+    found = call(path, **where)["deploy"]
+    if found is None:
+        raise NotRunning(
+            "the server knows nothing of the deploy any more; `keelmark events` says what became "
+            "of it"
+        )
+    return found
 
 
 def percents_of(text: str) -> list[float]:
