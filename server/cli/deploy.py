@@ -107,10 +107,10 @@ def deploy(
     if done["deploy"] is None:
         raise NotRunning(f"there is no deploy of {model!r}; name a version to begin one")
     if dry_run or detach:
-        _show_call(done, as_json=as_json)
+        _show_call(done, cancel=cancel, as_json=as_json)
         return
     if not as_json and version is not None:
-        _show_call(done, as_json=False)
+        _show_call(done, cancel=cancel, as_json=False)
     ended = watch(path, done["deploy"], where, as_json=as_json)
     if as_json:
         say_json(ended)
@@ -190,12 +190,13 @@ def _share_or_none(text: str | None) -> float | None:
         raise SettingsError(f"{text!r} is no share; write as in 5% or 0.05") from error
 
 
-def _show_call(done: dict[str, Any], *, as_json: bool) -> None:
+def _show_call(done: dict[str, Any], *, cancel: bool, as_json: bool) -> None:
     if as_json:
         say_json(done)
         return
     console, found = out(), done["deploy"]
-    word = "would be deployed" if done["dry_run"] else "is being deployed"
+    what = "rolled back" if cancel else "deployed"
+    word = f"would be {what}" if done["dry_run"] else f"is being {what}"
     if not done["changed"]:
         word = "is being deployed already" if found["ended"] is None else "has ended"
     head = f"{found['model']} {found['version']} {word}, beside {found['live']}"
@@ -204,7 +205,7 @@ def _show_call(done: dict[str, Any], *, as_json: bool) -> None:
         words = f"{done['drops']} is dropped: nobody can roll back to it any more"
         console.print(words, markup=False)
     show_contract(done["contract"])
-    if done["dry_run"]:
+    if done["dry_run"] and not cancel:
         for stage in found["stages"]:
             seconds, requests = stage["seconds"], stage["requests"]
             needs = f", {requests} requests" if requests else ""
