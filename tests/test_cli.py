@@ -609,6 +609,20 @@ def test_what_does_not_pass_or_is_taken_leaves_nothing_behind(run: Run, tmp_path
     assert [path.name for path in (shared / NAME).iterdir()] == ["1"]
 
 
+def test_who_publishes_is_known_before_anything_is_published(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def nobody() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    (shared := tmp_path / "shared").mkdir()
+    unnamed = run("publish", pack_tiny(tmp_path / "own"), "--store", shared, "--live")
+    assert unnamed.code == USAGE
+    assert "--by" in unnamed.complaint
+    assert list(shared.rglob("*")) == []
+
+
 # tokens and events
 
 

@@ -11,6 +11,7 @@ from models.store import LiveWish, Store
 from server.cli.bundles import BundleName, StoreOption, bundle_folder, store_of
 from server.cli.options import AsJson
 from server.cli.show import out, say_json
+from server.settings import SettingsError
 
 
 def publish(
@@ -37,10 +38,10 @@ def publish(
     there is no such bundle or the store cannot be written.
     """
     home = store_of(store)
+    who = (by or _user()) if live and not dry_run else None
     manifest, is_new = publish_folder(home, bundle_folder(bundle, store), dry_run=dry_run)
     wish = None
-    if live and not dry_run:
-        who = by or getpass.getuser()
+    if who is not None:
         wish = _wish(home, manifest.name, manifest.version, who, expect_revision)
     where = home.root / manifest.name / manifest.version
     if as_json:
@@ -55,6 +56,13 @@ def publish(
             f"{manifest.name}: live is {wish.live}{before} (revision {wish.revision}); servers "
             "that follow the store move to it, others serve it when they first start"
         )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # in a container, say
+        raise SettingsError("the user has no name here; say with --by who does this") from error
 
 
 def _wish(store: Store, name: str, version: str, who: str, expected: int | None) -> LiveWish:
