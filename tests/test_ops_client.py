@@ -33,8 +33,8 @@ class Ends(BaseHTTPRequestHandler):
     """Takes a call, and is gone before it has answered all of it."""
 
     def do_POST(self) -> None:
-        if self.path == "/half":
-            self.send_response(200)
+        if self.path in ("/half", "/refused"):
+            self.send_response(409 if self.path == "/refused" else 200)
             self.send_header("Content-Length", "100")
             self.end_headers()
             self.wfile.write(b'{"changed": ')
@@ -59,6 +59,14 @@ def test_a_server_that_ends_while_it_is_asked(
     monkeypatch.setenv(VARIABLE, SECRET)
     with pytest.raises(NotRunning, match="wholly or not at all; `keelmark status` says which"):
         call(path, {}, server=ends, state_dir=tmp_path)
+
+
+def test_a_refusal_that_breaks_off_is_one(
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(VARIABLE, SECRET)
+    with pytest.raises(ServerSaysNo, match="it answered 409"):
+        call("/refused", {}, server=ends, state_dir=tmp_path)
 
 
 @pytest.fixture

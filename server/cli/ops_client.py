@@ -110,5 +110,5 @@ def _no(refused: urllib.error.HTTPError) -> ServerSaysNo:
     try:
         error = json.load(refused)["error"]
         return ServerSaysNo(refused.code, str(error["code"]), str(error["message"]))
-    except (ValueError, LookupError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
         return ServerSaysNo(refused.code, "internal", f"it answered {refused.code}")
