@@ -161,8 +161,10 @@ def replay(
     flights: Iterator[Flight], address: str, rate: float, summary: Summary, *, shown: bool
 ) -> None:
     """Asks about each flight when it is due; a late answer delays no due time."""
-    connection = HTTPConnection(urlsplit(address).netloc, timeout=30)
-    with Live(console=Console(quiet=not shown), auto_refresh=False) as live:
+    with (
+        contextlib.closing(HTTPConnection(urlsplit(address).netloc, timeout=30)) as connection,
+        Live(console=Console(quiet=not shown), auto_refresh=False) as live,
+    ):
         began = redrawn = summary.began = time.perf_counter()
         for number, flight in enumerate(flights):
             time.sleep(max(0.0, began + number / rate - time.perf_counter()))
@@ -171,7 +173,6 @@ def replay(
                 redrawn = time.perf_counter()
                 live.update(summary.page(), refresh=True)
         live.update(summary.page(), refresh=True)
-    connection.close()
 
 
 def ask(connection: HTTPConnection, flight: Flight, summary: Summary) -> None:
