@@ -22,7 +22,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from models.errors import StoreError
+from server.cli.ops_client import NotRunning
 from server.cli.options import AsJson
 from server.cli.show import say_json, table
 from server.settings import load
@@ -179,7 +179,7 @@ def ask(connection: HTTPConnection, flight: Flight, summary: Summary) -> None:
     """One request over the kept connection.
 
     Raises:
-        StoreError: the server does not answer.
+        NotRunning: the server does not answer.
     """
     began = time.perf_counter()
     try:
@@ -191,8 +191,8 @@ def ask(connection: HTTPConnection, flight: Flight, summary: Summary) -> None:
         )
         response = connection.getresponse()
         body = json.loads(response.read())
-    except (OSError, HTTPException) as error:
-        raise StoreError(f"the server does not answer ({error}); start it and try again") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise NotRunning(f"the server does not answer ({error}); start it and try again") from error
     summary.add(flight, response.status, body, time.perf_counter() - began)
 
 
@@ -248,7 +248,7 @@ def _when_ready(process: subprocess.Popen[bytes], folder: Path) -> Ports:
         if (ports := running_server(folder)) and is_ready(ports.data):
             return ports
         time.sleep(0.05)
-    raise StoreError("the demo's own server did not start; `keelmark serve` shows why")
+    raise NotRunning("the demo's own server did not start; `keelmark serve` shows why")
 
 
 def is_ready(address: str) -> bool:
