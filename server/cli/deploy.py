@@ -11,7 +11,7 @@ import typer
 
 from server.cli.deploy_page import Page
 from server.cli.exits import HELD, REFUSED
-from server.cli.ops_client import NotRunning, ServerSaysNo, call, terms
+from server.cli.ops_client import NotRunning, ServerSaysNo, call, of_model, terms
 from server.cli.options import (
     AsJson,
     Breaking,
@@ -85,7 +85,7 @@ def deploy(
     """
     common = terms(reason, if_generation, dry_run=dry_run)
     where: dict[str, Any] = {"server": server, "state_dir": state_dir}
-    path = f"/models/{model}/deploy"
+    path = of_model(model, "deploy")
     if cancel:
         done = call(f"{path}/cancel", common, **where)
     elif version is None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from server.cli.ops_client import call, terms
+from server.cli.ops_client import call, of_model, terms
 from server.cli.options import AsJson, DryRun, IfGeneration, Model, OpsUrl, StandingReason, StateDir
 from server.cli.show import out, say_json
 from server.durations import seconds_of
@@ -37,7 +37,7 @@ def force_fallback(
         **terms(reason, if_generation, dry_run=dry_run),
         "expires_seconds": None if expires is None else seconds_of(expires),
     }
-    done = call(f"/models/{model}/force-fallback", body, server=server, state_dir=state_dir)
+    done = call(of_model(model, "force-fallback"), body, server=server, state_dir=state_dir)
     if as_json:
         say_json(done)
         return

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from models.errors import ServingError
 from server.settings import SettingsError, load
@@ -72,6 +73,15 @@ def call(
             f"{base} does not answer as a keelmark ops port does ({error}); is it the ops port, "
             "and does the server run?"
         ) from error
+
+
+def of_model(model: str, what: str) -> str:
+    """The path of a call about a model; a name that can be none is the server's to refuse.
+
+    >>> of_model("churn", "load"), of_model("a b", "load")
+    ('/models/churn/load', '/models/a%20b/load')
+    """
+    return f"/models/{quote(os.fsencode(model), safe='')}/{what}"
 
 
 def terms(reason: str, if_generation: int | None, *, dry_run: bool) -> dict[str, Any]:

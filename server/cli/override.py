@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from models.vocabulary import TROUBLES
-from server.cli.ops_client import call, terms
+from server.cli.ops_client import call, of_model, terms
 from server.cli.options import AsJson, IfGeneration, Model, OpsUrl, StandingReason, StateDir
 from server.cli.show import out, say_json
 from server.durations import seconds_of
@@ -86,7 +86,7 @@ def override(
         **terms(reason, if_generation, dry_run=not apply),
         "expires_seconds": None if expires is None else seconds_of(expires),
     }
-    path = f"/models/{model}/override"
+    path = of_model(model, "override")
     done = call(path, body, server=server, state_dir=state_dir, timeout_seconds=PATIENCE_SECONDS)
     if as_json:
         say_json(done)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from server.cli.ops_client import call, terms
+from server.cli.ops_client import call, of_model, terms
 from server.cli.options import AsJson, DryRun, IfGeneration, Model, OpsUrl, Reason, StateDir
 from server.cli.show import out, say_json
 
@@ -30,7 +30,7 @@ def selftest(
     it. Ends with 1 if the server refuses, 2 if the command is wrong, 4 if no server answers.
     """
     body = {"version": version, "action": action} | terms(reason, if_generation, dry_run=dry_run)
-    done = call(f"/models/{model}/selftest", body, server=server, state_dir=state_dir)
+    done = call(of_model(model, "selftest"), body, server=server, state_dir=state_dir)
     if as_json:
         say_json(done)
         return

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from server.cli.ops_client import call, terms
+from server.cli.ops_client import call, of_model, terms
 from server.cli.options import (
     AsJson,
     Breaking,
@@ -114,7 +114,7 @@ def _asked(
     swap: str, model: str, body: dict[str, Any], server: str | None, state_dir: Path | None
 ) -> dict[str, Any]:
     """What the server answers."""
-    path = f"/models/{model}/{swap}"
+    path = of_model(model, swap)
     return call(path, body, server=server, state_dir=state_dir, timeout_seconds=PATIENCE_SECONDS)
 
 

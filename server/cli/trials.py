@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli.ops_client import call, terms
+from server.cli.ops_client import call, of_model, terms
 from server.cli.options import (
     AsJson,
     Breaking,
@@ -65,7 +65,7 @@ def canary(
     """
     body = {"version": version, "share": share, "breaking": breaking}
     body |= terms(reason, if_generation, dry_run=dry_run)
-    done = call(f"/models/{model}/canary", body, server=server, state_dir=state_dir)
+    done = call(of_model(model, "canary"), body, server=server, state_dir=state_dir)
     _show(done, as_json=as_json)
 
 
@@ -87,7 +87,7 @@ def shadow(
     answers.
     """
     body = {"version": version, "share": share} | terms(reason, if_generation, dry_run=dry_run)
-    done = call(f"/models/{model}/shadow", body, server=server, state_dir=state_dir)
+    done = call(of_model(model, "shadow"), body, server=server, state_dir=state_dir)
     _show(done, as_json=as_json)
 
 
