@@ -1,6 +1,7 @@
 """The command line from outside: what it prints, and what its exit codes mean."""
 
 import csv
+import errno
 import io
 import json
 import re
@@ -659,6 +660,22 @@ def test_the_latest_events_are_shown(run: Run, tmp_path: Path):
     shown = run("events", "--last", 2, "--state-dir", tmp_path, "--json")
     assert [(event["n"], event["after"]) for event in shown.json] == [(4, "rules3"), (5, "rules4")]
     assert "ann" in run("events", "--state-dir", tmp_path).out
+
+
+def test_a_state_folder_that_cannot_be_read_or_written_is_told_of(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "events.jsonl").mkdir()
+    unread = run("events", "--state-dir", tmp_path)
+    assert (unread.code, unread.out) == (USAGE, "")
+    assert "cannot be read" in unread.complaint
+    monkeypatch.setattr("server.cli.token.write_tokens", full)
+    unwritten = run("token", "add", "ann", "--state-dir", tmp_path)
+    assert (unwritten.code, unwritten.out) == (USAGE, "")
+    assert "cannot be written" in unwritten.complaint
 
 
 def test_events_of_a_folder_that_is_not_there_end_with_4(run: Run, tmp_path: Path):

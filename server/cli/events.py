@@ -10,6 +10,7 @@ from server.cli.ops_client import NotRunning, state_folder_of
 from server.cli.options import AsJson, StateDir
 from server.cli.show import complain, out, say_json, table
 from server.events import Event, EventsCorrupt, events_in
+from server.settings import SettingsError
 
 
 def events(
@@ -35,6 +36,11 @@ def events(
             found.append(event)
     except EventsCorrupt as error:
         corrupt = error
+    except OSError as error:
+        raise SettingsError(
+            f"the event log in {folder} cannot be read ({error.strerror}); only the user that runs "
+            "the server can: run the command as that user"
+        ) from error
     if as_json:
         say_json(list(found))
     else:

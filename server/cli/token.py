@@ -35,7 +35,7 @@ def add(
         complain(SettingsError(f"there is a token {name!r} already; revoke it, or take another"))
         raise typer.Exit(REFUSED)
     token = new_token()
-    write_tokens(folder, (*tokens, token_of(name, access, digest_of(token))))
+    _write(folder, (*tokens, token_of(name, access, digest_of(token))))
     out().print(token, markup=False)
 
 
@@ -64,7 +64,17 @@ def revoke(
         names = ", ".join(token.name for token in tokens) or "none"
         complain(SettingsError(f"there is no token {name!r} in {folder}; there is {names}"))
         raise typer.Exit(REFUSED)
-    write_tokens(folder, left)
+    _write(folder, left)
+
+
+def _write(folder: Path, tokens: tuple[Token, ...]) -> None:
+    try:
+        write_tokens(folder, tokens)
+    except OSError as error:
+        raise SettingsError(
+            f"the tokens in {folder} cannot be written ({error.strerror}), and stay as they were; "
+            "make room there, or run the command as the user that runs the server"
+        ) from error
 
 
 def _made(folder: Path) -> Path:
