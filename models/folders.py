@@ -1,22 +1,31 @@
 """Folders that several processes write in: locks, files replaced whole, and what is on the disk."""
 
+import errno
 import fcntl
 import os
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+MOST_TRIES: Final = 1000
 
 
 def made(folder: Path) -> Path:
-    """A new folder, and the folder of its model."""
-    while True:
+    """A new folder, and the folder of its model.
+
+    Raises:
+        OSError: it cannot be made; where a link leads nowhere, say.
+    """
+    for _ in range(MOST_TRIES):
         # Somebody else may find the model's folder empty, and remove it, at any moment.
         with suppress(FileExistsError):
             folder.parent.mkdir(parents=True)
         with suppress(FileNotFoundError):
             folder.mkdir()
             return folder
+    raise FileNotFoundError(errno.ENOENT, "it is there, and leads nowhere", str(folder.parent))
 
 
 @contextmanager
@@ -34,7 +43,7 @@ def locked(folder: Path, *, wait: bool = True) -> Generator[None]:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes, *, alone: bool = False) -> None:
+def replace_file(path: Path, content: bytes, *, alone: bool = False, mode: int = 0o666) -> None:
     """Writes a file so that readers see the old or the new one, whole, also after a power cut.
 
     Args:
@@ -42,6 +51,7 @@ def replace_file(path: Path, content: bytes, *, alone: bool = False) -> None:
         content: all of it.
         alone: nobody else writes this file: what a killed process left beside it is written over,
             so that there is never more than one.
+        mode: of the file, from its first moment on; less what the process's mask takes away.
 
     Raises:
         OSError: the disk did not take it; the old one stands.
@@ -49,7 +59,9 @@ def replace_file(path: Path, content: bytes, *, alone: bool = False) -> None:
     name = f"{path.name}.new" if alone else f".{path.name}.{secrets.token_hex(4)}"
     temporary = path.with_name(name)
     try:
-        temporary.write_bytes(content)
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(content)
         sync(temporary)
         temporary.replace(path)
     finally:

@@ -7,13 +7,13 @@
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 
+from models.folders import replace_file
 from models.manifest import END
 from server.settings import SettingsError
 
@@ -166,13 +166,5 @@ def digest_of(token: str) -> str:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Whole or not at all, and never readable for others, not even for a moment."""
-    aside = path.with_name(path.name + ".new")
-    aside.unlink(missing_ok=True)
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(file, content)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    aside.replace(path)
+    """Never readable for others, not even for a moment."""
+    replace_file(path, content, alone=True, mode=0o600)

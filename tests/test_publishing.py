@@ -222,6 +222,12 @@ def test_new_models_come_and_fail_side_by_side(store: Store, folder: Path):
     assert is_empty(store)
 
 
+def test_a_model_whose_folder_is_a_link_to_nowhere_is_refused(store: Store, tmp_path: Path):
+    (store.root / "new").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(OSError, match="leads nowhere"), store.aside("new", "1"):
+        pass
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
