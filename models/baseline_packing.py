@@ -149,6 +149,7 @@ def _with_own_tolerance(
         outputs,
         answers,
         float32=computes_in_float32(compiled.converted.native, features),
+        added_terms=compiled.converted.added_terms,
         exponential_terms=compiled.converted.exponential_terms,
         valid_range=None,
         unit=None,

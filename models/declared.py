@@ -27,6 +27,7 @@ def declared_outputs(
     answers: ModelOutputs,
     *,
     float32: bool,
+    added_terms: int,
     exponential_terms: int,
     valid_range: tuple[float | None, float | None] | None,
     unit: str | None,
@@ -37,7 +38,7 @@ def declared_outputs(
         outputs: as converted.
         answers: of the training rows.
         float32: the training library computes in float32, so that it cannot agree better.
-        exponential_terms: of the model, see `Converted`.
+        added_terms, exponential_terms: of the model, see `Converted`.
         valid_range: of the primary output, inclusive.
         unit: of the primary output.
     """
@@ -45,7 +46,11 @@ def declared_outputs(
         structs.replace(
             spec,
             tolerance=tolerance_of(
-                spec, column, float32=float32, exponential_terms=exponential_terms
+                spec,
+                column,
+                float32=float32,
+                added_terms=added_terms,
+                exponential_terms=exponential_terms,
             ),
         )
         for spec, column in zip(outputs, answers.values, strict=True)

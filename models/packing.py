@@ -206,6 +206,7 @@ def pack(
                 draft.outputs,
                 answers,
                 float32=_in_float32(converted, draft, held),
+                added_terms=converted.added_terms,
                 exponential_terms=converted.exponential_terms,
                 valid_range=valid_range,
                 unit=unit,

@@ -33,7 +33,12 @@ def computes_in_float32(native: Native | None, features: NDArray[np.float32]) ->
 
 
 def tolerance_of(
-    spec: OutputSpec, column: NDArray[Any], *, float32: bool, exponential_terms: int
+    spec: OutputSpec,
+    column: NDArray[Any],
+    *,
+    float32: bool,
+    added_terms: int,
+    exponential_terms: int,
 ) -> Tolerance:
     """The tolerance of an output.
 
@@ -41,7 +46,7 @@ def tolerance_of(
         spec: what it is.
         column: the answers to the training rows.
         float32: the training library computes in float32, so that it cannot agree better.
-        exponential_terms: see `Converted`.
+        added_terms, exponential_terms: see `Converted`.
     """
     if spec.kind in ("probability", "class_probabilities"):
         return Tolerance(absolute=FLOAT32 if float32 else EXACT)
@@ -49,8 +54,23 @@ def tolerance_of(
         return Tolerance(absolute=0.0)
     numbers = column.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
-    absolute = SHARE_OF_SD * float(finite.std()) if finite.size else 0.0
-    return Tolerance(absolute=absolute, ulps=ULPS + _ulps_of_exponential(finite, exponential_terms))
+    deviation = float(finite.std()) if finite.size else 0.0
+    return Tolerance(
+        absolute=max(SHARE_OF_SD * deviation, _rounding_of_sums(finite, added_terms)),
+        ulps=ULPS + _ulps_of_exponential(finite, exponential_terms),
+    )
+
+
+def _rounding_of_sums(sums: NDArray[np.float64], terms: int) -> float:
+    """By how much sums of many terms in float32 may be off.
+
+    Each addition rounds by half a unit in the last place of a sum as large as the largest at most,
+    and n roundings add up like sqrt(n) of them. Twice that was never reached (1 to 500 trees,
+    answers of 1e-9 to 1e5: mostly 0.8 sqrt(n), 1.1 sqrt(n) at most).
+    """
+    if not terms or not sums.size:
+        return 0.0
+    return 2 * terms**0.5 * float(np.spacing(np.abs(sums).max().astype(np.float32)))
 
 
 def _ulps_of_exponential(answers: NDArray[np.float64], terms: int) -> int:
@@ -58,13 +78,10 @@ def _ulps_of_exponential(answers: NDArray[np.float64], terms: int) -> int:
 
     An error of s, small as it is, is the answer's relative error. s may be off by the share of its
     standard deviation that any value may; and where it is a sum of many terms in float32, by as
-    much as these are: each addition rounds by half a unit in the last place of a sum as large as
-    |s| at most, and n roundings add up like sqrt(n) of them. Twice that was never reached (1 to 500
-    trees, answers of 1e-9 to 1e5: mostly 0.8 sqrt(n), 1.1 sqrt(n) at most).
+    much as their rounding brings.
     """
     scores = np.log(answers[answers > 0])
     if not terms or not scores.size:
         return 0
-    ulp = float(np.spacing(np.abs(scores).max().astype(np.float32)))
-    error = max(SHARE_OF_SD * float(scores.std()), 2 * terms**0.5 * ulp)
+    error = max(SHARE_OF_SD * float(scores.std()), _rounding_of_sums(scores, terms))
     return int(np.ceil(error / RELATIVE_ULP))

@@ -16,7 +16,7 @@ from models.convert import convert
 from models.errors import NativeMismatch
 from models.manifest import OutputSpec, Threshold, Tolerance
 from models.outputs import Decisions, allowed
-from models.tolerances import ULPS
+from models.tolerances import ULPS, tolerance_of
 from tests.packed import packed, trained, trips
 from tests.test_pack import moved_by_one_ulp
 
@@ -93,12 +93,27 @@ def test_linear_models_with_a_logarithmic_link_are_exponentials(model: Any, term
     assert convert(model.fit(x, 1 + x.sum(axis=1)), 2).exponential_terms == terms
 
 
-def test_other_objectives_of_boosters_are_no_exponentials():
+def test_other_objectives_of_boosters_are_sums():
     _, x = trained()
     for objective in ("regression", "huber", "quantile"):
         model = lgb.LGBMRegressor(n_estimators=2, n_jobs=1, verbose=-1, objective=objective)
         converted = convert(model.fit(x, counts()), x.shape[1])
-        assert converted.exponential_terms == 0
+        assert (converted.exponential_terms, converted.added_terms) == (0, 2)
+
+
+def test_a_sum_of_many_trees_is_allowed_the_rounding_of_its_additions():
+    spec = OutputSpec(name="value", kind="value", dtype="float32")
+    leaves = np.random.default_rng(0).normal(0, 1.5 / 6_000**0.5, (500, 6_000)).astype(np.float32)
+    exact = leaves.astype(np.float64).sum(axis=1)
+    rounded = leaves.cumsum(axis=1, dtype=np.float32)[:, -1]
+
+    def tolerance(trees: int) -> float:
+        terms = {"added_terms": trees, "exponential_terms": 0}
+        return tolerance_of(spec, rounded, float32=False, **terms).absolute
+
+    assert tolerance(0) == tolerance(50) == 1e-5 * rounded.astype(np.float64).std()
+    assert tolerance(6_000) == 2 * 6_000**0.5 * float(np.spacing(np.abs(rounded).max()))
+    assert np.abs(rounded - exact).max() < tolerance(6_000) < 1e-4 * rounded.std()
 
 
 def test_a_decision_is_near_a_threshold_by_the_tolerance_of_its_value():

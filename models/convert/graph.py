@@ -53,6 +53,8 @@ class Converted:
         outputs: without tolerances, which `pack` adds.
         native: None when there is no model of the training library to compare with.
         versions: of the libraries that trained and converted it.
+        added_terms: how many float32 numbers are added up to the answer; 0 where none are, or
+            nobody knows.
         exponential_terms: how many float32 numbers are added up before the exponential of their
             sum is the answer; 0 where none is.
     """
@@ -63,6 +65,7 @@ class Converted:
     framework: str
     estimator: str
     versions: dict[str, str]
+    added_terms: int = 0
     exponential_terms: int = 0
 
 

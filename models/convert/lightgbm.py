@@ -77,8 +77,8 @@ def convert(model: Any, width: int) -> Converted:
         if len(classes) == 2 and objective.startswith("binary"):
             return _binary(proto, booster, classes, common)
         return _multiclass(proto, booster, classes, common)
-    terms = booster.num_trees() if objective in EXPONENTIAL else 0
-    return _regression(proto, booster, {**common, "exponential_terms": terms})
+    terms = "exponential_terms" if objective in EXPONENTIAL else "added_terms"
+    return _regression(proto, booster, {**common, terms: booster.num_trees()})
 
 
 def _binary(
