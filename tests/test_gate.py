@@ -223,7 +223,7 @@ TALKS = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import models.gate_child as child
-child.limit({{"cpu_seconds": 5, "address_space_bytes": 1 << 30}})
+child.limit({{"cpu_seconds": 5, "address_space_bytes": 1 << 30, "copy_bytes": 0}})
 while True:
     sys.stderr.write("x" * 100_000)
 """
@@ -256,6 +256,7 @@ def test_a_child_that_talks_too_much_is_cut_short(
     child(tmp_path, monkeypatch, TALKS)
     with pytest.raises(GateFailed) as caught:
         run_gate(whole, Limits(wall_seconds=10))
+    assert "x" * 100 in str(caught.value)
     assert len(str(caught.value)) < 2_000
 
 

@@ -9,6 +9,8 @@ from typing import Final
 import pytest
 
 from server.cli.ops_client import VARIABLE, NotRunning, ServerSaysNo, call
+from server.settings import SettingsError
+from server.tokens import own_token
 
 SECRET: Final = "a token of the ops port"
 
@@ -42,6 +44,27 @@ class Ends(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its base's name)
         """Nothing on stderr."""
+
+
+def test_another_machine_does_not_get_the_token_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    own_token(tmp_path, make=True)
+    with pytest.raises(
+        SettingsError, match=r"http://there\.example:8081 is another machine.*set KEE"
+    ):
+        call("/status", server="http://there.example:8081", state_dir=tmp_path)
+
+
+def test_no_proxy_gets_the_token_of_this_machine(
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It would be refused there: nothing listens."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv(VARIABLE, SECRET)
+    with pytest.raises(ServerSaysNo):
+        call("/refused", {}, server=ends, state_dir=tmp_path)
 
 
 @pytest.fixture

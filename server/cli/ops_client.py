@@ -1,13 +1,15 @@
 """How commands reach a running server: its address and token from the state folder, or as told."""
 
+import contextlib
 import http.client
+import ipaddress
 import json
 import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from models.errors import ServingError
 from server.settings import SettingsError, load
@@ -47,18 +49,21 @@ def call(
     """The JSON answer of a running server; POST where there is a body, else GET.
 
     Raises:
+        SettingsError: it is on another machine, and no token for it is set.
         NotRunning: no server runs there, or it does not answer.
         ServerSaysNo: it refused.
     """
     folder = state_folder_of(state_dir)
     base = (server or _url(folder)).rstrip("/")
-    headers = {"Authorization": f"Bearer {_token(folder)}", "Content-Type": "application/json"}
-    data = None if body is None else json.dumps(body).encode()
     if not base.startswith(("http://", "https://")):
         raise SettingsError(f"--server {base!r} is no URL; use such as http://127.0.0.1:8081")
+    is_here = server is None or _is_loopback(base)
+    token = _token(folder, base, is_here=is_here)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(base + path, data, headers)  # noqa: S310  (checked above)
     try:
-        with _open(request, timeout=timeout_seconds) as answer:
+        with _opener(is_here=is_here).open(request, timeout=timeout_seconds) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as refused:
         raise _no(refused) from refused
@@ -98,7 +103,22 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Nowhere: the answer is an error."""
 
 
-_open: Final = urllib.request.build_opener(_NoRedirects).open
+def _opener(*, is_here: bool) -> urllib.request.OpenerDirector:
+    # No proxy gets to see a token of this machine.
+    proxies = urllib.request.ProxyHandler({} if is_here else None)
+    return urllib.request.build_opener(_NoRedirects, proxies)
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether who answers there is on this machine.
+
+    >>> [_is_loopback(f"http://{host}:8081") for host in ("127.0.0.1", "[::1]", "localhost", "b")]
+    [True, True, True, False]
+    """
+    host = urlsplit(url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _url(folder: Path) -> str:
@@ -111,9 +131,15 @@ def _url(folder: Path) -> str:
     return ports.ops
 
 
-def _token(folder: Path) -> str:
-    token = os.environ.get(VARIABLE, "")
-    return token or own_token(folder, make=False)
+def _token(folder: Path, base: str, *, is_here: bool) -> str:
+    if token := os.environ.get(VARIABLE, ""):
+        return token
+    if not is_here:
+        raise SettingsError(
+            f"{base} is another machine, which does not get the token of this one; set {VARIABLE} "
+            "to one that `keelmark token add` printed there"
+        )
+    return own_token(folder, make=False)
 
 
 def _no(refused: urllib.error.HTTPError) -> ServerSaysNo:
