@@ -83,8 +83,3 @@ class Retired:
                 del self._gone[name]
             else:
                 yield Exposed(gone.series, [], slot=None, past=gone.sum())
-
-    def series(self, loaded: Container[Name]) -> Iterator[ModelSeries]:
-        """Their series: these have their place on the page too."""
-        for exposed in self.exposed(loaded):
-            yield exposed.series

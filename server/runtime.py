@@ -22,7 +22,8 @@ from models.store import Store
 from models.trimming import trim
 from server.core import Core
 from server.events import EventLog
-from server.exposition import Exposed, Exposition, negotiated
+from server.exposed import exposed, name_of, series_besides
+from server.exposition import Exposition, negotiated
 from server.facts import NO_FACTS, StateFacts
 from server.findings import Finding, Findings, event_of
 from server.health import Health, Phase, Question, liveness, readiness, startup
@@ -39,9 +40,6 @@ from server.routes import (
     RouteTable,
     Served,
     Unavailable,
-    parts_of,
-    shares_of,
-    slot_of,
 )
 from server.selftest import Hear, SelfTest
 from server.series_budget import SeriesBudget, TooManySeries
@@ -299,10 +297,9 @@ class InProcessRuntime:
         )
         facts = self._facts if self.phase is Phase.STARTING else NO_FACTS
         route = configured(found.route, self.settings, facts)
-        series = [each.series for each in self.routes.loaded]
-        gone = self._retired.series({*names_of(self.routes), (model, version)})
+        others = series_besides(self.routes, self._retired, (model, version))
         try:
-            self._budget.check(model, version, route.series, [*series, *gone])
+            self._budget.check(model, version, route.series, others)
         except TooManySeries:
             self.discard(route)
             raise
@@ -341,23 +338,11 @@ class InProcessRuntime:
     def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of a scrape."""
         form = negotiated(accept)
-        exposed: list[Exposed] = []
         for route in self.routes.loaded:
             route.notice.queued(self.core.queued(route))
-            exposed.append(
-                Exposed(
-                    route.series,
-                    [route.counter.region],
-                    route.forced,
-                    slot_of(route, self.routes),
-                    self._retired.past(name_of(route), route.bundle.digest),
-                    shares=shares_of(route, self.routes),
-                    overridden=parts_of(route),
-                )
-            )
-        exposed += self._retired.exposed(names_of(self.routes))
+        shown = exposed(self.routes, self._retired, lambda route: [route.counter.region])
         more = self._budget.page(), self.swaps.page(self.routes.generation)
-        return form.content_type, self._exposition.page(exposed, form, *more)
+        return form.content_type, self._exposition.page(shown, form, *more)
 
     async def start(self) -> None:
         """Opens the live version of every model, and begins to fold.
@@ -546,16 +531,6 @@ async def tell_if_not_batched(route: Served, report: GateReport, tell: Tell) -> 
 
 async def keep_nothing(_: int) -> None:
     """What is opened at the start is kept by who started it."""
-
-
-def name_of(route: Any) -> Name:
-    """Model and version."""
-    return route.bundle.name, route.bundle.version
-
-
-def names_of(routes: AnyRoutes) -> set[Name]:
-    """Models and versions that are loaded."""
-    return {name_of(route) for route in routes.loaded}
 
 
 def accepting(phase: Phase, what: str, processes: int) -> Accept:

@@ -21,7 +21,8 @@ from server.board import Board, board_bytes, mapped, sealed_file
 from server.control import Message, Now, Overrule, Refuses, Settled, Tested
 from server.dealing import Dealing
 from server.events import EventLog
-from server.exposition import Exposed, Exposition, negotiated
+from server.exposed import exposed, name_of, series_besides
+from server.exposition import Exposition, negotiated
 from server.facts import NO_FACTS, StateFacts
 from server.findings import Findings, event_of
 from server.fleet import Fleet
@@ -32,7 +33,7 @@ from server.logs import logger
 from server.opening import forced_rung, selftest_action
 from server.regions import fold
 from server.retired import Retired
-from server.routes import AnyRoutes, Routes, parts_of, said, shares_of, slot_of
+from server.routes import AnyRoutes, Routes, said
 from server.runtime import (
     CannotReplace,
     Change,
@@ -41,8 +42,6 @@ from server.runtime import (
     PutOn,
     WorkerStatus,
     accepting,
-    name_of,
-    names_of,
     open_live,
     stalls_too_long,
     tell_if_not_batched,
@@ -172,23 +171,11 @@ class SupervisorRuntime:
     def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of a scrape."""
         form = negotiated(accept)
-        exposed = [
-            Exposed(
-                route.series,
-                route.regions,
-                route.forced,
-                slot_of(route, self.routes),
-                self._retired.past(name_of(route), route.bundle.digest),
-                shares=shares_of(route, self.routes),
-                overridden=parts_of(route),
-            )
-            for route in self.routes.loaded
-        ]
-        exposed += self._retired.exposed(names_of(self.routes))
+        shown = exposed(self.routes, self._retired, lambda route: route.regions)
         used = map(self.fleet.cpu_seconds, range(self._slots))
         page = worker_page(self.workers, used, self._replaced)
         page |= self._budget.page() | self.swaps.page(self.routes.generation)
-        return form.content_type, self._exposition.page(exposed, form, page)
+        return form.content_type, self._exposition.page(shown, form, page)
 
     async def start(self) -> None:
         """Starts the workers, has them open the live version of every model, and lets callers in.
@@ -341,9 +328,8 @@ class SupervisorRuntime:
         return not self._leaving
 
     def _check_budget(self, model: str, version: str, series: ModelSeries) -> None:
-        loaded = [route.series for route in self.routes.loaded]
-        gone = self._retired.series({*names_of(self.routes), (model, version)})
-        self._budget.check(model, version, series, [*loaded, *gone])
+        others = series_besides(self.routes, self._retired, (model, version))
+        self._budget.check(model, version, series, others)
 
     # what the fleet asks and tells
 
