@@ -9,7 +9,6 @@ model's because of it say `operator` among their reasons.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, structs
@@ -76,15 +75,6 @@ class Override(Strict, frozen=True, kw_only=True):
     def holds(self, version: str, now: float) -> bool:
         """Whether it is in force for this version at `now` (epoch seconds)."""
         return self.version == version and now < self.expires
-
-
-def time_of(expires: float) -> str:
-    """A time as people read it: ISO 8601, UTC.
-
-    >>> time_of(0.0)
-    '1970-01-01T00:00:00+00:00'
-    """
-    return datetime.fromtimestamp(expires, UTC).isoformat(timespec="seconds")
 
 
 def expiry(now: float, seconds: float | None = None) -> float:

@@ -5,7 +5,6 @@ import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from models.convert import Converted
 from models.convert.graph import IR_VERSION, OPSET
 from models.manifest import Holdout, Training
 from models.slices import Slices
+from models.times import time_now
 from models.training_rows import Rows, fingerprint, time_range
 
 OLDEST_ONNXRUNTIME: Final = "1.20"
@@ -34,7 +34,7 @@ def training_facts(
     """What the manifest says of rows and code; the commit is looked up if not given."""
     first, last = time_range(rows)
     return Training(
-        packed_at=today(),
+        packed_at=time_now(),
         rows=len(rows),
         fingerprint=fingerprint(rows),
         holdout=holdout,
@@ -64,11 +64,6 @@ def _git_commit() -> str | None:
             return None
         found.append(answer.stdout.strip())
     return found[0] + ("+changes" if found[1] else "")
-
-
-def today() -> str:
-    """Now, as manifests write it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions(features: Fitted, baseline: Mapping[str, str], converted: Converted) -> dict[str, str]:

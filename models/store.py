@@ -15,7 +15,6 @@ import stat
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -49,6 +48,7 @@ from models.manifest import (
     read,
     write,
 )
+from models.times import time_now
 
 LIVE: Final = "live.json"
 LEFT_BEHIND: Final = rf"\.{VERSION}\.[0-9a-f]{{8}}"
@@ -219,7 +219,7 @@ class Store:
                 live=version,
                 previous=_previous(now, version),
                 revision=revision + 1,
-                at=datetime.now(UTC).isoformat(timespec="seconds"),
+                at=time_now(),
                 by=by,
             )
             replace_file(folder / LIVE, write(wish))

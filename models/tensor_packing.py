@@ -45,9 +45,10 @@ from models.manifest import (
     Training,
     write,
 )
-from models.provenance import plain_versions, today
+from models.provenance import plain_versions
 from models.reference import Reference
 from models.store import Store
+from models.times import time_now
 
 Tensors = Mapping[str, Any]
 
@@ -109,7 +110,7 @@ def pack_tensors(
         batch_exact=False,
         model=ModelOrigin(framework=framework, estimator=proto.graph.name or "model"),
         training=Training(
-            packed_at=today(),
+            packed_at=time_now(),
             rows=0,
             fingerprint=f"sha256:{sha256_hex(graph)}",
             holdout=Holdout(rule="none", rows=0),

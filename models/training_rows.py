@@ -13,6 +13,7 @@ from features.encoding import Encoded
 from features.errors import TableError
 from features.fitted import Fitted
 from models.errors import PackingError
+from models.times import time_of
 
 HELD_OUT_SHARE: Final = 10
 """One row in ten is held out where the owner gave no table for it."""
@@ -161,8 +162,4 @@ def time_range(rows: Rows) -> tuple[str | None, str | None]:
     times = () if rows.times is None else rows.times[np.isfinite(rows.times)]
     if not len(times):
         return None, None
-    return _text(float(np.min(times))), _text(float(np.max(times)))
-
-
-def _text(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    return time_of(float(np.min(times))), time_of(float(np.max(times)))

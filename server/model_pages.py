@@ -8,7 +8,7 @@ from features.fields import Field
 from models.bundle import Bundle
 from models.errors import RequestError
 from models.manifest import BaselineInfo, OutputSpec
-from models.overrides import time_of
+from models.times import time_of
 from models.vocabulary import DEFAULT_RULE
 from server.routes import RouteTable
 

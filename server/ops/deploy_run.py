@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -23,6 +22,7 @@ from models.evidence import Evidence
 from models.rollout import Stage, State, Stepped, begun, step, stopped
 from models.rollout_verdicts import Reason
 from models.store import Store
+from models.times import time_now
 from server.deploy_counters import DeployCounters
 from server.deploy_records import DeployRecord, write_record
 from server.health import Phase
@@ -340,7 +340,7 @@ class DeployRun:
         elif state.ended == "hold":
             await self._take_back()
         self.waits = state.reasons
-        at = datetime.now(UTC).isoformat(timespec="seconds")
+        at = time_now()
         assert state.ended is not None
         result = ENDINGS[state.ended]
         await self._tell("deploy_ended", after=result, reasons=state.reasons)

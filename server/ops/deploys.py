@@ -8,7 +8,6 @@ back, giving another share or changing who answers ends the deploy, which then s
 import asyncio
 import secrets
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -21,6 +20,7 @@ from models.manifest import REFERENCE, Manifest, read
 from models.reference import Reference
 from models.rollout import Plan, planned, promises_of, resumed
 from models.store import Store
+from models.times import time_now
 from server.deploy_records import DeployRecord, read_records, write_record
 from server.health import Phase
 from server.logs import logger
@@ -298,7 +298,7 @@ class Deploys:
             version=asked.version,
             live=live.version,
             by=who,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            at=time_now(),
             reason=asked.reason,
             breaking=asked.breaking,
             rows=asked.rows,

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from models.times import time_of
 from server.facts import ForcedFact, Telling
 from server.logs import logger
 from server.ops.expiry import Expiries
@@ -141,7 +141,7 @@ class Forcing:
             version=route.bundle.version,
             rung=asked.rung,
             by=who,
-            at=datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
+            at=time_of(now),
             reason=asked.reason,
             expires=None if asked.expires_seconds is None else now + asked.expires_seconds,
         )

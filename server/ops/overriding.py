@@ -15,8 +15,8 @@ from models.overrides import (
     Effect,
     Override,
     expiry,
-    time_of,
 )
+from models.times import time_of
 from server.facts import Telling
 from server.health import Phase
 from server.logs import logger

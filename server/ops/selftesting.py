@@ -1,11 +1,11 @@
 """What follows where a self-test fails: an operator's word for one version, over the setting."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
 
+from models.times import time_now
 from server.facts import SelftestFact, Telling
 from server.ops.ledger import LONGEST_REASON, Ledger, OperatorError
 from server.routes import AnyRoutes
@@ -110,7 +110,7 @@ class Selftesting:
             version=asked.version,
             action=asked.action,
             by=who,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            at=time_now(),
             reason=asked.reason,
         )
         telling = Telling(

@@ -1,11 +1,11 @@
 """What a server is doing, in one answer: for `keelmark status`, and for who is called at night."""
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from models.times import time_of
 from server.events import Head
 from server.facts import StateFacts
 from server.findings import Finding
@@ -173,12 +173,11 @@ def _said(route: Served, facts: StateFacts) -> dict[str, Any] | None:
     fact = facts.forced.get(route.bundle.name)
     if route.said is None or fact is None:
         return None
-    ends = None if fact.expires is None else datetime.fromtimestamp(fact.expires, UTC)
     return {
         "by": fact.by,
         "at": fact.at,
         "reason": fact.reason,
-        "expires": ends and ends.isoformat(timespec="seconds"),
+        "expires": None if fact.expires is None else time_of(fact.expires),
     }
 
 
