@@ -16,6 +16,8 @@ from tests.operating import Since
 from tests.packed import copied_as, edited, full_bundle, rewritten
 from tests.swapping import Swapping
 
+pytestmark = pytest.mark.in_turn
+
 NAME = "trips"
 Edit = Callable[[Path], None]
 

@@ -10,7 +10,10 @@ from tests.deploying import BAD, BETTER, GOOD, NAME, Callers, write_rows
 from tests.operating import Since, ask
 from tests.workers import wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
+pytestmark = [
+    pytest.mark.in_turn,
+    pytest.mark.filterwarnings("ignore:fields .* may be missing"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,10 @@ from tests.deploying import BETTER, GOOD, NAME, Callers, pack_risk
 from tests.operating import Since
 from tests.workers import wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
+pytestmark = [
+    pytest.mark.in_turn,
+    pytest.mark.filterwarnings("ignore:fields .* may be missing"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,10 @@ from tests.deploying import BAD, GOOD, NAME, Callers
 from tests.serving import serving
 from tests.workers import kill, wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
+pytestmark = [
+    pytest.mark.in_turn,
+    pytest.mark.filterwarnings("ignore:fields .* may be missing"),
+]
 
 
 @pytest.fixture(scope="module")

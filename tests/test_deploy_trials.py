@@ -145,7 +145,13 @@ def test_a_good_candidate_comes_through(server: tuple[Server, Path]):
     assert callers.failures == []
 
 
-@pytest.mark.parametrize("fault", BAD)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("slower", "failing"),
+        *(pytest.param(each, marks=pytest.mark.trial) for each in ("shifted", "broken feature")),
+    ],
+)
 def test_bad_candidates_are_rolled_back_soon_with_the_right_reason(
     server: tuple[Server, Path], fault: str
 ):

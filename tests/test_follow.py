@@ -18,7 +18,10 @@ from tests.serving import serving
 from tests.three import NAME, pack_versions, record, version_of
 from tests.workers import kill, wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore:fields .* may be missing")
+pytestmark = [
+    pytest.mark.in_turn,
+    pytest.mark.filterwarnings("ignore:fields .* may be missing"),
+]
 
 
 @pytest.fixture(scope="module")

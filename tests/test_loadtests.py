@@ -51,7 +51,7 @@ def test_callers_get_every_answer_and_the_server_counts_them(bike_store: Path, t
         shutil.copytree(model, store / model.name)
     command: list[str | Path] = [sys.executable, LOADTEST, "--store", store]
     loading = subprocess.Popen(
-        [*command, "--seconds", "20", "--users", "16"],
+        [*command, "--seconds", "10", "--users", "16"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -19,6 +19,8 @@ from tests.overriding import GOOD, NAME, TO_RULES, Operated, operated, own_copy,
 from tests.serving import serving
 from tests.workers import children_of, wait_for_ends
 
+pytestmark = pytest.mark.in_turn
+
 BUSY_SECONDS = 60.0
 CHANGES = (
     "overridden",

@@ -137,20 +137,12 @@ def assert_refused(outcome: Outcome, words: str) -> None:
 SOME: list[Row] = [
     ("load", "copying", "kill verifier"),
     ("load", "opening", "kill worker"),
-    ("promote", "held", "kill worker"),
     ("rollback", "acknowledged", "stop worker"),
-    ("unload", "released", "kill worker"),
     ("load", "hold sent", "kill workers"),
-    ("promote", "table made", "kill workers"),
-    ("load", "replayed", "kill server"),
     ("load", "facts aside", "kill server"),
 ]
 SOME_IN_ONE_PROCESS: list[Row] = [
-    ("load", "replayed", "kill verifier"),
-    ("load", "copy written", "kill server"),
     ("load", "facts replaced", "kill server"),
-    ("promote", "facts replaced", "kill server"),
-    ("rollback", "facts aside", "kill server"),
     ("unload", "published", "kill server"),
 ]
 

@@ -18,6 +18,8 @@ from tests.serving import serving
 from tests.tiny import GOOD
 from tests.workers import children_of, wait_for_ends
 
+pytestmark = pytest.mark.in_turn
+
 PATH = "/models/tiny/force-fallback"
 BUSY_SECONDS = 60.0
 
