@@ -18,7 +18,7 @@ from server.ops.ledger import OperatorError
 from server.ops.overriding import AskOverride
 from server.ops.selftesting import SetSelftest
 from server.ops.status import status_of
-from server.ops.swaps import Load, Promote, Rollback, Unload
+from server.ops.swap_bodies import Load, Promote, Rollback, Unload
 from server.ops.trials import Canary, Shadow
 from server.prediction_ids import PredictionIds
 from server.runtime import Runtime

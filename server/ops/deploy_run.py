@@ -30,7 +30,8 @@ from server.logs import logger
 from server.ops.deploy_shown import ENDINGS, LOADING
 from server.ops.deploy_sources import Sources
 from server.ops.ledger import Ledger, OperatorError
-from server.ops.swaps import Load, Promote, Rollback, Swaps, Unload
+from server.ops.swap_bodies import Load, Promote, Rollback, Unload
+from server.ops.swaps import Swaps
 from server.ops.trials import Canary, Shadow
 from server.replaying import CannotReplay
 from server.routes import Shares

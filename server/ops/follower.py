@@ -24,7 +24,8 @@ from server.logs import Seldom, logger, where
 from server.ops.deploy_shown import DeployShown
 from server.ops.deploys import Cancel, Deploy, Deploys
 from server.ops.ledger import Ledger, OperatorError
-from server.ops.swaps import Load, Promote, Rollback, Swaps, Unload
+from server.ops.swap_bodies import Load, Promote, Rollback, Unload
+from server.ops.swaps import Swaps
 from server.routes import AnyRoutes
 from server.settings import SettingsError
 from server.wish_counters import WishCounters

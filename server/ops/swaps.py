@@ -8,7 +8,6 @@ from typing import Any, Final
 import msgspec
 
 from models.errors import ServingError
-from models.gate import GateReport
 from models.machine_copy import sweep
 from models.store import Store
 from server.facts import SecondFact, SlotsFact, Telling
@@ -17,11 +16,22 @@ from server.logs import logger
 from server.opening import COPIES
 from server.ops.calls import Asked, Call, called
 from server.ops.causes import cause_of
-from server.ops.contracts import ContractShown, check_contract, contract_of
+from server.ops.contracts import check_contract, contract_of
 from server.ops.forcing import forced_ended
 from server.ops.ledger import Ledger, OperatorError
 from server.ops.overriding import override_ended
 from server.ops.release import freed
+from server.ops.swap_bodies import (
+    Load,
+    Promote,
+    Rollback,
+    Slots,
+    Swapped,
+    Unload,
+    measured,
+    short,
+    slots_of,
+)
 from server.ops.trials import Canary, Shadow, TrialChanged, Trials
 from server.room import NoRoom, check_before
 from server.routes import AnyRoutes, Role, Second, said
@@ -34,90 +44,6 @@ _log = logger("swaps")
 
 Flipped = Callable[[str, str], Awaitable[None]]
 """Is told of a model that has another live version now, and who made it so."""
-
-
-class Load(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The body of a call to load a version as candidate.
-
-    `drop_previous` lets it take the slot of the previous version, to which nobody can roll back
-    then.
-    """
-
-    version: str
-    drop_previous: bool = False
-
-
-class Unload(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The body of a call to empty a model's second slot, which must hold this version."""
-
-    version: str
-
-
-class Promote(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The body of a call to make the candidate live.
-
-    `breaking` says that callers know of the changes that break some of their requests.
-    """
-
-    version: str
-    breaking: bool = False
-
-
-class Rollback(Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The body of a call to make the previous version live again."""
-
-
-class Slots(msgspec.Struct, frozen=True, kw_only=True):
-    """The versions in a model's slots."""
-
-    live: str | None = None
-    candidate: str | None = None
-    previous: str | None = None
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What the verifying process found of a bundle that was loaded.
-
-    `release_seconds` is how long letting go of it stops a process; `copied` names the models of
-    which this machine has its own copies, which are what was measured.
-    """
-
-    digest: str
-    golden_rows: int
-    features_off_by_one: int
-    batch_exact: bool
-    open_seconds: float
-    release_seconds: float
-    resident_bytes: int
-    peak_bytes: int
-    row_seconds: float | None
-    network: str
-    copied: list[str]
-
-
-class Swapped(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call came to; asked twice, nothing is changed the second time.
-
-    Attributes:
-        version: that it was about.
-        released: of an unload, whether its memory has been given back by now.
-        stall_seconds: for which a process stood still to let go of it; None where none did.
-        successors: of workers that were replaced instead; None for other calls than an unload.
-    """
-
-    swap: str
-    model: str
-    version: str
-    before: Slots
-    after: Slots
-    generation: int
-    changed: bool
-    dry_run: bool = False
-    measured: Measured | None = None
-    contract: ContractShown | None = None
-    released: bool | None = None
-    stall_seconds: float | None = None
-    successors: int | None = None
 
 
 class Swaps:
@@ -517,8 +443,8 @@ class Swaps:
             kind=kind,
             who=call.who,
             model=call.model,
-            before=_short(done.before),
-            after=_short(done.after),
+            before=short(done.before),
+            after=short(done.after),
             facts=facts,
         )
 
@@ -537,40 +463,7 @@ class Swaps:
         )
 
 
-def slots_of(routes: AnyRoutes, model: str) -> Slots:
-    """What a model's slots hold by a route table."""
-    live, second = routes.live.get(model), routes.second.get(model)
-    version = None if live is None else live.bundle.version
-    if second is None:
-        return Slots(live=version)
-    if second.role == "candidate":
-        return Slots(live=version, candidate=second.version)
-    return Slots(live=version, previous=second.version)
-
-
-def measured(report: GateReport) -> Measured:
-    """The part of a gate's report that an operator wants to see."""
-    return Measured(
-        digest=report.digest,
-        golden_rows=report.rows,
-        features_off_by_one=report.features_off_by_one,
-        batch_exact=report.batch_exact,
-        open_seconds=report.open_seconds,
-        release_seconds=report.release_seconds,
-        resident_bytes=report.resident_bytes,
-        peak_bytes=report.peak_bytes,
-        row_seconds=report.run_seconds.get(1),
-        network=report.network,
-        copied=sorted(report.copies),
-    )
-
-
 def _said(error: Exception) -> str:
     """Of an error of ours the message says it all; of others its kind is to be known."""
     is_ours = isinstance(error, ServingError | SettingsError)
     return str(error) if is_ours else f"{type(error).__name__}: {error}"
-
-
-def _short(slots: Slots) -> dict[str, str]:
-    """The slots that hold something."""
-    return {name: text for name, text in msgspec.structs.asdict(slots).items() if text is not None}
