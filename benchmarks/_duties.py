@@ -21,6 +21,7 @@ from server.asked import Asked
 from server.events import EventLog
 from server.http_counters import HttpCounters
 from server.prediction_ids import PredictionIds
+from server.selftest import SelfTest
 
 
 def replace(owner: Any, name: str, stand_in: Any) -> Any:
@@ -74,6 +75,8 @@ def without_ladder() -> None:
 
     replace(Ladder, "plan", plan)
     judged = replace(Ladder, "judge", judge)
+    # It would find golden rows that no baseline answers, and take the model out of service.
+    replace(SelfTest, "start", nothing)
 
 
 def without_deadlines() -> None:
