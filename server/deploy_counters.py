@@ -4,14 +4,15 @@ from typing import Final
 
 from models.vocabulary import DEPLOY_RESULTS, DEPLOY_STAGES
 from server import catalogue
-from server.lines import Counts, Page, counted, standing
+from server.lines import Page
+from server.own_counts import Counts, states
 
 
 class DeployCounters:
     """On the loop. Models come in with their first deploy."""
 
     def __init__(self) -> None:
-        self._results: Counts = {(result,): 0 for result in DEPLOY_RESULTS}
+        self._results: Final = Counts(catalogue.DEPLOYS, ((each,) for each in DEPLOY_RESULTS))
         self._stages: Final[dict[str, str | None]] = {}
 
     def at(self, model: str, stage: str | None) -> None:
@@ -20,9 +21,8 @@ class DeployCounters:
 
     def ended(self, result: str) -> None:
         """A deploy came to this one of `vocabulary.DEPLOY_RESULTS`."""
-        self._results[result,] += 1
+        self._results.add(result)
 
     def page(self) -> Page:
         """Their series."""
-        stages = standing(catalogue.DEPLOY_STAGE, self._stages, DEPLOY_STAGES)
-        return stages | counted(catalogue.DEPLOYS, self._results)
+        return states(catalogue.DEPLOY_STAGE, self._stages, DEPLOY_STAGES) | self._results.page

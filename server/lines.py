@@ -1,15 +1,12 @@
 """Lines of the metrics page: as templates whose text is written once, and filled with numbers."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from itertools import accumulate, product
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from server.catalogue import Metric
 
 Page = dict[str, str]
 """The lines of each metric, by the metric's name."""
-Counts = dict[tuple[str, ...], int]
-"""How often, by the values of a metric's labels."""
 
 
 def single(metric: Metric, value: float) -> Page:
@@ -25,28 +22,6 @@ def lines_template(
         f"{metric.name}{_braced(zip(metric.labels, values, strict=True))} {number}\n"
         for values in series
     )
-
-
-def counted(metric: Metric, counts: Counts) -> Page:
-    """A metric's counts."""
-    return {metric.name: _counts_template(metric, tuple(counts)) % tuple(counts.values())}
-
-
-def standing(metric: Metric, now: Mapping[str, str | None], states: Iterable[str]) -> Page:
-    """The state of each model, as a series for each state that it can be in: 1 or 0.
-
-    Args:
-        metric: with the labels of a model and its state.
-        now: the state of each model; None for none of them.
-        states: all of them.
-    """
-    every = product(sorted(now), states)
-    return counted(metric, {(model, state): int(state == now[model]) for model, state in every})
-
-
-@lru_cache(maxsize=32)
-def _counts_template(metric: Metric, series: tuple[tuple[str, ...], ...]) -> str:
-    return lines_template(metric, series)
 
 
 def observed(buckets: Iterable[int], *total: float) -> tuple[float, ...]:

@@ -4,15 +4,13 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from server import catalogue
-from server.histogram import Histogram
-from server.lines import Page, histogram_template
+from server.lines import Page
+from server.own_counts import Histogram
 
 BOUNDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 """Seconds: a small model is let go of in less than one millisecond, a very large one in fifty."""
 REMEMBERED: Final = 256
 """So many stalls are remembered one by one."""
-
-_STALLS: Final = histogram_template(catalogue.RELEASE_STALL, [()], BOUNDS, total="%r")
 
 
 class Releases(NamedTuple):
@@ -36,7 +34,7 @@ class ReleaseCounters:
 
     def __init__(self) -> None:
         self.successors = 0
-        self._stalls: Final = Histogram(BOUNDS)
+        self._stalls: Final = Histogram(catalogue.RELEASE_STALL, BOUNDS)
         self._last: deque[float] = deque(maxlen=REMEMBERED)
 
     def stalled(self, seconds: float) -> None:
@@ -56,4 +54,4 @@ class ReleaseCounters:
 
     def page(self) -> Page:
         """Their series."""
-        return {catalogue.RELEASE_STALL.name: _STALLS % self._stalls.numbers}
+        return {catalogue.RELEASE_STALL.name: self._stalls.lines}

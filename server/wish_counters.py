@@ -4,15 +4,16 @@ from typing import Final
 
 from models.vocabulary import WISH_RESULTS, WISH_STATES
 from server import catalogue
-from server.lines import Counts, Page, counted, standing
+from server.lines import Page
+from server.own_counts import Counts, states
 
 
 class WishCounters:
     """On the loop. Models come in when their wish is first seen; without `--follow` none do."""
 
     def __init__(self) -> None:
-        self._states: Final[dict[str, str]] = {}
-        self._results: Counts = {(result,): 0 for result in WISH_RESULTS}
+        self._states: Final[dict[str, str | None]] = {}
+        self._results: Final = Counts(catalogue.WISHES, ((each,) for each in WISH_RESULTS))
 
     def stands(self, model: str, state: str) -> None:
         """To the wish for this model so, of `vocabulary.WISH_STATES`, from now on."""
@@ -24,9 +25,8 @@ class WishCounters:
 
     def ended(self, result: str) -> None:
         """One more wish came to this end, of `vocabulary.WISH_RESULTS`."""
-        self._results[result,] += 1
+        self._results.add(result)
 
     def page(self) -> Page:
         """Their series."""
-        states = standing(catalogue.WISH_STATE, self._states, WISH_STATES)
-        return states | counted(catalogue.WISHES, self._results)
+        return states(catalogue.WISH_STATE, self._states, WISH_STATES) | self._results.page
