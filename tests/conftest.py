@@ -18,6 +18,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.serving import Server
 
+KINDS = ("one process", "two workers")
+"""Of servers, as tests of both are named."""
 ROOT = Path(__file__).resolve().parent.parent
 
 # A busy machine is no counterexample; what fails prints how to see it again.
@@ -63,7 +65,7 @@ def bike_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(
     scope="module",
     params=[1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))],
-    ids=["one process", "two workers"],
+    ids=KINDS,
 )
 def workers(request: pytest.FixtureRequest) -> int:
     """Both kinds of a server do the same."""
@@ -73,11 +75,10 @@ def workers(request: pytest.FixtureRequest) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What stands on both kinds of servers alike runs with one of them, and the rest is a trial."""
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("in_turn"):
-            params = item.callspec.params if hasattr(item, "callspec") else {}
-            others = {name: each for name, each in params.items() if name != "workers"}
-            chosen = 1 + crc32(f"{item.originalname} {others}".encode()) % 2
-            if params.get("workers", chosen) != chosen:
+        kinds = [kind for kind in KINDS if kind in item.name]
+        if kinds and item.get_closest_marker("in_turn"):
+            turn = crc32(item.nodeid.replace(kinds[0], "").encode()) % len(KINDS)
+            if kinds[0] != KINDS[turn]:
                 item.add_marker(pytest.mark.trial)
 
 
