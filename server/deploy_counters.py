@@ -5,7 +5,7 @@ from typing import Final
 from models.vocabulary import DEPLOY_RESULTS, DEPLOY_STAGES
 from server import catalogue
 from server.lines import Page
-from server.own_counts import Counts, states
+from server.own_counts import Counts, States
 
 
 class DeployCounters:
@@ -13,11 +13,11 @@ class DeployCounters:
 
     def __init__(self) -> None:
         self._results: Final = Counts(catalogue.DEPLOYS, ((each,) for each in DEPLOY_RESULTS))
-        self._stages: Final[dict[str, str | None]] = {}
+        self._stages: Final = States(catalogue.DEPLOY_STAGE, DEPLOY_STAGES)
 
     def at(self, model: str, stage: str | None) -> None:
         """The deploy of a model is in this one of `vocabulary.DEPLOY_STAGES`; None: it is over."""
-        self._stages[model] = stage
+        self._stages.put(model, stage)
 
     def ended(self, result: str) -> None:
         """A deploy came to this one of `vocabulary.DEPLOY_RESULTS`."""
@@ -25,4 +25,4 @@ class DeployCounters:
 
     def page(self) -> Page:
         """Their series."""
-        return states(catalogue.DEPLOY_STAGE, self._stages, DEPLOY_STAGES) | self._results.page
+        return self._stages.page | self._results.page

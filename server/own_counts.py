@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Final
 
 from server.catalogue import Metric
@@ -62,14 +63,36 @@ class Histogram:
         return self._template % observed(self._buckets, self._sum)
 
 
-def states(metric: Metric, now: dict[str, str | None], every: Sequence[str]) -> Page:
+class States:
     """The state of each model: 1 in the series of that state, 0 in those of the others.
 
     Args:
         metric: a gauge with the labels of a model and its state.
-        now: the state of each model; None for none of them.
-        every: all that there are.
+        every: all states that there are.
     """
-    series = [(model, state) for model in sorted(now) for state in every]
-    told = lines_template(metric, series) % tuple(int(state == now[it]) for it, state in series)
-    return {metric.name: told}
+
+    def __init__(self, metric: Metric, every: Sequence[str]) -> None:
+        self._metric: Final = metric
+        self._every: Final = every
+        self._now: Final[dict[str, str | None]] = {}
+        self._templates: Final[dict[str, str]] = {}
+
+    def put(self, model: str, state: str | None) -> None:
+        """From now on a model is in this one; None for none of them."""
+        if model not in self._now:
+            self._templates[model] = lines_template(self._metric, product([model], self._every))
+        self._now[model] = state
+
+    def forget(self, model: str) -> None:
+        """It has no series any more."""
+        self._now.pop(model, None)
+        self._templates.pop(model, None)
+
+    @property
+    def page(self) -> Page:
+        """Its lines."""
+        told = (
+            self._templates[model] % tuple(int(state == now) for state in self._every)
+            for model, now in sorted(self._now.items())
+        )
+        return {self._metric.name: "".join(told)}
