@@ -149,9 +149,8 @@ class Deploys:
         Raises:
             OperatorError: there is no such model.
         """
-        routes = self._ledger.runtime.routes
-        if model not in self._runs and model not in routes.names():
-            raise OperatorError("unknown_model", routes.no_such(model))
+        if model not in self._runs:
+            self._ledger.check_known(model)
         return Deployed(changed=False, deploy=self.of(model))
 
     async def start(self, model: str, asked: Deploy, *, who: str) -> Deployed:
@@ -214,14 +213,9 @@ class Deploys:
 
     def _check(self, model: str, asked: Deploy) -> DeployRun | None:
         """What goes on and is the same; refuses what may not begin."""
-        runtime = self._ledger.runtime
-        if runtime.phase is not Phase.SERVING:
-            raise OperatorError(
-                "conflict", f"the server is {runtime.phase.value}; try again when it serves"
-            )
-        routes = runtime.routes
-        if model not in routes.names():
-            raise OperatorError("unknown_model", routes.no_such(model))
+        self._ledger.check_serving()
+        self._ledger.check_known(model)
+        routes = self._ledger.runtime.routes
         self._ledger.check_generation(asked.if_generation)
         run = self._runs.get(model)
         if run is not None and not run.is_over:

@@ -15,6 +15,7 @@ import msgspec
 from models.errors import ServingError
 from server.events import Event, EventLog
 from server.facts import SecondFact, SlotsFact, StateFacts, Telling, write_facts
+from server.health import Phase
 from server.logs import logger
 from server.ops.causes import USUAL, cause_of
 from server.routes import Second, Served
@@ -156,6 +157,26 @@ class Ledger:
                 "changed something meanwhile. Look at `keelmark status`, and ask again.",
             )
 
+    def check_serving(self) -> None:
+        """Refuses what cannot be changed while models are opened, or the server stops.
+
+        Raises:
+            OperatorError: it does not serve now.
+        """
+        if self.runtime.phase is not Phase.SERVING:
+            phase = self.runtime.phase.value
+            raise OperatorError("conflict", f"the server is {phase}; try again when it serves")
+
+    def check_known(self, model: str) -> None:
+        """Refuses a call about a model of which there is nothing.
+
+        Raises:
+            OperatorError: there is no such model.
+        """
+        routes = self.runtime.routes
+        if model not in routes.names():
+            raise OperatorError("unknown_model", routes.no_such(model))
+
     def live(self, model: str) -> Served:
         """The route of the version that answers.
 
@@ -165,9 +186,9 @@ class Ledger:
         routes = self.runtime.routes
         if (route := routes.live.get(model)) is not None:
             return route
-        if (why := routes.why_not_live(model)) is not None:
-            raise OperatorError("conflict", f"model {model!r} is not loaded: {why}")
-        raise OperatorError("unknown_model", routes.no_such(model))
+        self.check_known(model)
+        why = routes.why_not_live(model)
+        raise OperatorError("conflict", f"model {model!r} is not loaded: {why}")
 
     def slots_with(self, model: str, second: Second[Any] | None) -> dict[str, SlotsFact]:
         """The facts of all models' slots, with another second one of a model."""

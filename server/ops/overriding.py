@@ -18,7 +18,6 @@ from models.overrides import (
 )
 from models.times import time_of
 from server.facts import Telling
-from server.health import Phase
 from server.logs import logger
 from server.ops.calls import Asked, Call, called
 from server.ops.causes import cause_of
@@ -156,9 +155,7 @@ class Overriding:
     # what may be done
 
     def _checked(self, model: str, asked: AskOverride) -> Served:
-        if self._runtime.phase is not Phase.SERVING:
-            phase = self._runtime.phase.value
-            raise OperatorError("conflict", f"the server is {phase}; try again when it serves")
+        self._ledger.check_serving()
         route = self._ledger.live(model)
         self._ledger.check_generation(asked.if_generation)
         return route

@@ -86,11 +86,9 @@ class Selftesting:
 
     def _checked(self, model: str, asked: SetSelftest) -> Any:
         """The route of the version."""
-        routes = self._runtime.routes
-        if model not in routes.names():
-            raise OperatorError("unknown_model", routes.no_such(model))
+        self._ledger.check_known(model)
         self._ledger.check_generation(asked.if_generation)
-        for route in routes.loaded:
+        for route in self._runtime.routes.loaded:
             if (route.bundle.name, route.bundle.version) == (model, asked.version):
                 return route
         raise OperatorError(

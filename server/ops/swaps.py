@@ -187,10 +187,7 @@ class Swaps:
 
     def _check(self, model: str, asked: Asked) -> None:
         """What all calls need."""
-        if self._runtime.phase is not Phase.SERVING:
-            raise OperatorError(
-                "conflict", f"the server is {self._runtime.phase.value}; try again when it serves"
-            )
+        self._ledger.check_serving()
         if not self._is_open:
             raise OperatorError(
                 "conflict",
@@ -201,9 +198,7 @@ class Swaps:
 
     def _check_known(self, model: str, asked: Asked) -> None:
         self._check(model, asked)
-        routes = self._runtime.routes
-        if model not in routes.names():
-            raise OperatorError("unknown_model", routes.no_such(model))
+        self._ledger.check_known(model)
 
     def _check_load(self, model: str, asked: Load) -> tuple[Second[Any] | None, bool]:
         """What the second slot holds, and whether that is the version already, as candidate."""
@@ -401,8 +396,9 @@ class Swaps:
     ) -> Swapped:
         """Does what a call asks for, counts it, and tells of it and of what it brings about."""
         tellings = (self._telling(kind, call, done), *more)
-        facts |= {"began": call.began, "refusal": "bundle_refused", "slots": slots}
-        await self._ledger.publish(change, *tellings, **facts)
+        await self._ledger.publish(
+            change, *tellings, began=call.began, refusal="bundle_refused", slots=slots, **facts
+        )
         self._runtime.swaps.done(call.swap, time.monotonic() - call.began)
         _log.info(kind, model=call.model, who=call.who, version=done.version)
         return msgspec.structs.replace(done, generation=self._runtime.routes.generation)
