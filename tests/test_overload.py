@@ -29,7 +29,7 @@ from tests.tiny import GOOD, NAME
 LABELS: Final = f'model="{NAME}",version="1"'
 TOO_MANY: Final = 5
 """Times its capacity that a model is asked in the short ones: what is measured on a busy machine
-may be half of what it can do a moment later."""
+may be half of what it can do a moment later. Its runs take so long that HTTP can take as many."""
 GOLDEN: Final = json.loads((SHIPPED_STORE / "flights" / "1" / "golden.json").read_text("utf-8"))
 FLIGHT: Final = next(r["record"] for r in GOLDEN["rows"] if r["name"].startswith("sample"))
 
@@ -43,7 +43,7 @@ def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
 class Heavy:
     """The model's real session, and before it one that has to multiply large matrices.
 
-    Two thousand rows at once for each row of a request: a batch gains little, as with trees.
+    Many rows at once for each row of a request: a batch gains little, as with trees.
     """
 
     def __init__(self, session: Any, rows: int, width: int) -> None:
@@ -91,7 +91,7 @@ def heavy(server: Client, *, below_seconds: float = 10e-6) -> Generator[float]:
     """The server while its model has to work; gives the rows a second that it can run."""
     core = server.core
     before = core.routes.live[NAME]
-    session = Heavy(before.bundle.session, rows=200, width=512)
+    session = Heavy(before.bundle.session, rows=1_000, width=512)
     cost = measured(session, len(before.bundle.fields))
     bundle = dataclasses.replace(before.bundle, session=session)
     changes: dict[str, Any] = {"cost": cost, "below": curve({1: below_seconds}), "pace": Pace()}
