@@ -24,6 +24,7 @@ from server.asked import Asked, Request, Results
 from server.breaker import CLOSED
 from server.cost import LOOP_NS
 from server.counting import commit, commit_failed, write_rows
+from server.jobs import Job
 from server.logs import Seldom, logger, where
 from server.picking import picked
 from server.placing import HERE, Place, fits_here, place, predicted_ns
@@ -40,7 +41,7 @@ from server.spare_work import SpareWork
 from server.standing import Queued
 from server.threaded import Threaded
 from server.vitals import Pulse, Vitals
-from server.waiting import Bounds, Job
+from server.waiting import Bounds
 from server.work import work
 
 DRAINING: Final = "this server is about to stop; send the request again over a new connection."

@@ -14,7 +14,10 @@ from server.cost import FEW_ROWS, LOOP_NS
 from server.routes import Route
 
 MARGIN_NS: Final = 2_000_000
-"""Left before a deadline for a lower rung to answer, at most a quarter of the deadline."""
+MARGIN_SHARE: Final = 50
+MOST_SHARE_NS: Final = 10_000_000
+"""Left before a deadline for a lower rung to answer: two milliseconds and a fiftieth of the
+deadline (of which ten milliseconds are enough), and never more than a quarter of it."""
 
 LIVELY_NS: Final = 5_000_000
 """A model whose runs in the thread take longer is not tried on the loop again: it would hold up
@@ -161,7 +164,8 @@ def overdue_ns(asked: Asked) -> int:
     """When a lower rung has to begin, for its answer to be there by the deadline."""
     whole = asked.deadline_ns - asked.request.began_ns
     below_ns = asked.route.below.predict_ns(rows_of(asked))
-    return asked.deadline_ns - min(whole // 4, MARGIN_NS + round(min(below_ns, LOOP_NS)))
+    margin_ns = MARGIN_NS + min(whole // MARGIN_SHARE, MOST_SHARE_NS)
+    return asked.deadline_ns - min(whole // 4, margin_ns + round(min(below_ns, LOOP_NS)))
 
 
 def _run(asked: Asked, now_ns: int, queue: Queue | None) -> Place:

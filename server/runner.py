@@ -15,20 +15,24 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from time import perf_counter_ns
 from typing import Any, Final
 
 from server.asked import Asked
+from server.jobs import Batch, Job
 from server.logs import logger
 from server.routes import Route
 from server.standing import Queued
-from server.waiting import Batch, Bounds, Job, Waiting
+from server.waiting import Bounds, Waiting
 
 STOP_SECONDS: Final = 5.0
 """How long a run that goes on is waited for when the server stops."""
 
 SWITCH_SECONDS: Final = 0.0005
+PIECE_NS: Final = 1_000_000
+"""For so long the loop is kept, before it reads what has come."""
 
 _log = logger("runner")
 
@@ -46,7 +50,8 @@ class Runner:
 
     Args:
         work: does the jobs of one run, in the thread; what it returns or raises is their outcome.
-        done: takes jobs with their common outcome, on the loop.
+        done: takes jobs with their common outcome, on the loop, some of them in each step: it is
+            gone on with a millisecond at a time.
         overdue: is called on the loop when a job is not done at its `overdue_ns`; it has been
             abandoned.
         bounds: of what may be in the queue and in work together.
@@ -61,7 +66,7 @@ class Runner:
     def __init__(
         self,
         work: Callable[[Batch], Any],
-        done: Callable[[Batch, Any], None],
+        done: Callable[[Batch, Any], Iterator[None]],
         overdue: Callable[[Job], None],
         bounds: Bounds,
     ) -> None:
@@ -72,10 +77,12 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._timers: dict[Job, asyncio.TimerHandle] = {}
+        self._under_way = 0
         self._busy_ns = 0
         self._began_ns = 0
         self.is_stopping = False
         self._is_empty = asyncio.Event()
+        self._is_through = asyncio.Event()
         self.abandoned = 0
         self.abandoned_total = 0
         self.deaths = 0
@@ -137,6 +144,9 @@ class Runner:
             self._is_overdue(job)
         await asyncio.to_thread(self._thread.join, STOP_SECONDS)
         await asyncio.sleep(0)  # what the thread gave back last is taken in
+        if self._under_way:
+            self._is_through.clear()
+            await self._is_through.wait()
         if self._thread.is_alive():
             _log.warning("run_goes_on", waited_seconds=STOP_SECONDS)
         return not self._thread.is_alive()
@@ -160,7 +170,28 @@ class Runner:
             self._waiting.load.remove(job)
             self.abandoned -= job.is_counted
             self._forget_timer(job)
-        self._done(jobs, outcome)
+        self._under_way += 1
+        self._go_on(self._done(jobs, outcome))
+
+    def _go_on(self, steps: Iterator[None]) -> None:
+        assert self._loop is not None
+        end_ns = perf_counter_ns() + PIECE_NS
+        for _ in steps:
+            if perf_counter_ns() > end_ns:
+                self._loop.call_soon(self._go_on, steps)
+                return
+        self._under_way -= 1
+        if not self._under_way:
+            self._is_through.set()
+
+    def _are_skipped(self, jobs: deque[Job]) -> None:
+        """Answers jobs that were not run, a millisecond at a time too; each has its timer still."""
+        end_ns = perf_counter_ns() + PIECE_NS
+        while jobs and perf_counter_ns() < end_ns:
+            self._are_done([jobs.popleft()], SKIPPED)
+        if jobs:
+            assert self._loop is not None
+            self._loop.call_soon(self._are_skipped, jobs)
 
     def _forget_timer(self, job: Job) -> None:
         """Nobody waits for the job any more."""
@@ -205,7 +236,7 @@ class Runner:
             self._waiting.ended()
 
     def _give_up(self, jobs: Batch) -> None:
-        self._give_back(self._are_done, jobs, SKIPPED)
+        self._give_back(self._are_skipped, deque(jobs))
 
     def _give_back(self, function: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None

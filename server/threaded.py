@@ -5,22 +5,26 @@ and running are the thread's; counting and answering are the loop's, as they are
 there: for that the core's own ends of the way are used.
 """
 
+from collections.abc import Iterator
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from models.errors import RequestError
 from server.asked import Asked, Results
 from server.counting import commit, write_part
+from server.jobs import Batch, Job
 from server.logs import where
 from server.placing import is_worth_below, may_answer_below, place
 from server.reading import read
 from server.refusing import find_errors
 from server.runner import SKIPPED, ThreadDied
-from server.waiting import Batch, Job
 from server.work import work
 
 if TYPE_CHECKING:
     from server.core import Core
+
+FEW: Final = 8
+"""Requests whose answers are written at once: each takes a twentieth of a millisecond."""
 
 
 class Threaded:
@@ -47,15 +51,18 @@ class Threaded:
 
     # on the loop again
 
-    def take_back(self, jobs: Batch, outcome: Any) -> None:
-        """Answers jobs that the thread is through with, unless it was too late."""
+    def take_back(self, jobs: Batch, outcome: Any) -> Iterator[None]:
+        """Answers jobs that the thread is through with, unless it was too late: one in each step.
+
+        Many share a run, and all of their answers at once would keep the loop from reading.
+        """
         self._take_outcome(jobs, outcome)
         for job in jobs:
             if job.is_counted:
                 job.asked.route.notice.ended()
         left = [job for job in jobs if not job.asked.is_answered]
         if left and isinstance(outcome, Results):
-            self._finish_late([job.asked for job in jobs], outcome)
+            yield from self._finish_late([job.asked for job in jobs], outcome)
             return
         for job in left:
             if outcome is None:
@@ -70,6 +77,7 @@ class Threaded:
                 self._core.settle_below(job.asked, "model_error")
             else:
                 self._core.fail(job.asked, outcome)
+            yield
 
     def _take_outcome(self, jobs: Batch, outcome: Any) -> None:
         """Tells the breaker, the pace and the metrics what came of jobs that had one run."""
@@ -97,18 +105,18 @@ class Threaded:
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
             self._core.fail(asked, error)
 
-    def _finish_late(self, group: list[Asked], results: Results) -> None:
+    def _finish_late(self, group: list[Asked], results: Results) -> Iterator[None]:
         try:
-            if any(asked.is_answered for asked in group):
-                self._finish_rest(group, results)
+            if len(group) > FEW or any(asked.is_answered for asked in group):
+                yield from self._finish_rest(group, results)
             else:
                 self._core.finish(group[0].route, group, results)
         except Exception as error:  # noqa: BLE001  (a defect of ours costs its requests only)
             for asked in group:
                 self._core.fail(asked, error)
 
-    def _finish_rest(self, group: list[Asked], results: Results) -> None:
-        """As `Core.finish`, where some have been answered: their deadline came during the run."""
+    def _finish_rest(self, group: list[Asked], results: Results) -> Iterator[None]:
+        """As `Core.finish`, each by itself: they are many, or the deadlines of some have come."""
         errors = find_errors(group, results.answers)
         notes = group[0].route.notes.of(results.answers)
         first = 0
@@ -119,6 +127,7 @@ class Threaded:
                 write_part(asked, results, slice(0, count), notes, first)
                 commit(asked, results)
                 self._core.hand_over(asked, answer)
+                yield
             first += count
         self._core.copy(group, results)
 

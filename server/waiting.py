@@ -6,65 +6,17 @@ can wait. The bundles take turns, so that many requests for one of them do not k
 the thread. Nothing ever waits for company: a thread that is idle takes what there is.
 """
 
-import math
 import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter_ns
-from typing import Self
 
 from server.asked import Asked
-from server.placing import Place, may_share, overdue_ns, predicted_ns, rows_of
+from server.jobs import Batch, Job, Line, predicted_batch_ns
+from server.placing import rows_of
 from server.routes import Route
 from server.standing import Queued
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A request on its way through the thread.
-
-    Attributes:
-        asked: the request.
-        place: what the thread is to do with it.
-        rows: that it has; before it is decoded as many as its bytes may well be.
-        predicted_ns: what the thread is expected to need for it alone.
-        overdue_ns: `perf_counter_ns` at which its caller has to be answered without it.
-        is_alone: it shares its run with no other request.
-        is_taken: it waits no more; set by the thread, as what follows.
-        began_ns: 0 until then, and where its run would have been in vain.
-        is_abandoned: its caller has another answer.
-        is_counted: it had begun when it was abandoned.
-    """
-
-    asked: Asked
-    place: Place
-    rows: int
-    predicted_ns: float
-    overdue_ns: int
-    is_alone: bool = True
-    is_taken: bool = False
-    began_ns: int = 0
-    is_abandoned: bool = False
-    is_counted: bool = False
-
-    @classmethod
-    def of(cls, asked: Asked, place: Place, *, is_alone: bool = False) -> Self:
-        """A request that has its place in the thread."""
-        return cls(
-            asked,
-            place,
-            rows_of(asked),
-            predicted_ns(asked, place),
-            overdue_ns(asked),
-            is_alone or not may_share(asked, place),
-        )
-
-    @property
-    def n_bytes(self) -> int:
-        """Of its body."""
-        return len(self.asked.request.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,98 +56,12 @@ class Load:
         self.n_bytes -= job.n_bytes
 
 
-@dataclass(slots=True, eq=False)
-class Line:
-    """The jobs of one route that have not begun, in the order in which they came.
-
-    Attributes:
-        limit: rows of several requests that one run may have.
-        rows: of the jobs that may share runs.
-        alone, alone_ns: jobs that may not, and what they are expected to take.
-    """
-
-    route: Route
-    limit: int
-    jobs: deque[Job] = field(default_factory=deque[Job])
-    rows: int = 0
-    alone: int = 0
-    alone_ns: float = 0.0
-
-    def add(self, job: Job) -> None:
-        """At the end."""
-        self.jobs.append(job)
-        self._count(job, 1)
-
-    def remove(self, job: Job) -> None:
-        """Wherever it is."""
-        self.jobs.remove(job)
-        self._count(job, -1)
-
-    def take(self, now_ns: int) -> tuple[list[Job], list[Job]]:
-        """The jobs of the next run, and those whose run would end too late: it would be in vain.
-
-        Of a run are the first and those behind it that may join and make no other late.
-        """
-        batch: list[Job] = []
-        hopeless: list[Job] = []
-        rows, soonest_ns = 0, math.inf
-        while self.jobs:
-            job = self.jobs[0]
-            if is_hopeless(job, now_ns):
-                hopeless.append(self._first())
-                continue
-            if batch:
-                rows, soonest_ns = rows + job.rows, min(soonest_ns, job.overdue_ns)
-                is_too_many = rows > self.limit or now_ns + self.run_ns(rows) > soonest_ns
-                if batch[0].is_alone or job.is_alone or is_too_many:
-                    break
-            else:
-                rows, soonest_ns = job.rows, job.overdue_ns
-            batch.append(self._first())
-        return batch, hopeless
-
-    def run_ns(self, rows: int) -> float:
-        """What a run of so many rows is expected to take."""
-        return self.route.cost.predict_ns(rows) * self.route.pace.ratio
-
-    def shared_ns(self, rows: int) -> float:
-        """What so many rows take in as few runs as there may be."""
-        runs, rest = divmod(rows, self.limit)
-        return runs * self.run_ns(self.limit) + (self.run_ns(rest) if rest else 0.0)
-
-    @property
-    def turns(self) -> int:
-        """Runs that the thread needs for all of it."""
-        return self.alone + -(-self.rows // self.limit)
-
-    @property
-    def all_ns(self) -> float:
-        """What they are expected to take."""
-        return self.alone_ns + self.shared_ns(self.rows)
-
-    def _first(self) -> Job:
-        job = self.jobs.popleft()
-        job.is_taken = True
-        self._count(job, -1)
-        return job
-
-    def _count(self, job: Job, sign: int) -> None:
-        if job.is_alone:
-            self.alone += sign
-            self.alone_ns += sign * job.predicted_ns
-        else:
-            self.rows += sign * job.rows
-
-
 @dataclass(frozen=True, slots=True)
 class Running:
     """What the thread is at."""
 
     began_ns: int
     predicted_ns: float
-
-
-Batch = list[Job]
 
 
 class Waiting:
@@ -349,18 +215,3 @@ class Waiting:
         elapsed = now_ns - running.began_ns
         left = running.predicted_ns - elapsed
         return left if left > 0 else elapsed
-
-
-def is_hopeless(job: Job, now_ns: int) -> bool:
-    """Whether its run would end too late, if it began now.
-
-    A trial is run although it is expected to take too long: it may show that it does not.
-    """
-    return not job.place.is_trial and now_ns + job.predicted_ns > job.overdue_ns
-
-
-def predicted_batch_ns(line: Line, batch: Batch) -> float:
-    """What the run of these jobs is expected to take."""
-    if len(batch) == 1:
-        return batch[0].predicted_ns
-    return line.run_ns(sum(job.rows for job in batch))

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,11 +13,12 @@ import pytest
 from server import runner as runner_module
 from server.asked import Asked
 from server.cost import RunCost, curve
+from server.jobs import Job
 from server.pace import Pace
 from server.placing import IN_THREAD
 from server.runner import SKIPPED, Runner, ThreadDied
 from server.standing import Queued
-from server.waiting import Bounds, Job
+from server.waiting import Bounds
 
 MS = 1_000_000
 LATER = 3_600_000 * MS
@@ -103,6 +104,11 @@ def in_trial(test: Callable[[Trial], Awaitable[None]], **bounds: Any) -> Trial:
             raise SystemExit
         return "+".join(trial.runs[-1]).upper()
 
+    def done(jobs: list[Job], outcome: Any) -> Iterator[None]:
+        for job in jobs:
+            trial.done.append((name_of(job), outcome))
+            yield
+
     async def run() -> None:
         trial.runner.start()
         await test(trial)
@@ -111,7 +117,7 @@ def in_trial(test: Callable[[Trial], Awaitable[None]], **bounds: Any) -> Trial:
 
     runner = Runner(
         work,
-        lambda jobs, outcome: trial.done.extend((name_of(job), outcome) for job in jobs),
+        done,
         lambda job: trial.overdue.append(name_of(job)),
         Bounds(**({"requests": 8, "rows": 100, "n_bytes": 1000} | bounds)),
     )
@@ -303,6 +309,35 @@ def test_company_makes_nobody_late():
         await trial.until(lambda: trial.runner.is_idle)
 
     assert in_trial(test).runs == [["hold"], ["urgent"], ["patient"]]
+
+
+OF_MANY: Any = Model(curve({1: 1.0, 2: 1.1, 4: 1.2}))
+"""A slow model, of which four rows cost little more than one."""
+
+
+def runs_of_those_who_can_wait(**seconds: float) -> list[str]:
+    """What is run together of jobs that have to be answered within so many seconds."""
+
+    async def test(trial: Trial) -> None:
+        await trial.hold()
+        for name, wait in seconds.items():
+            trial.submit(name, rows=1, route=OF_MANY, in_ns=round(wait * 1e9))
+        trial.go_on.set()
+        await trial.until(lambda: trial.runner.is_idle)
+
+    return ["".join(run) for run in in_trial(test).runs[1:]]
+
+
+def test_of_too_many_a_full_run_goes_before_those_with_hardly_any_time():
+    urgent = {"a": 1.05, "b": 1.06}
+    runs = ["cdef"]  # the others are told so at once
+    assert runs_of_those_who_can_wait(**urgent, c=9, d=9, e=9, f=9) == runs
+    assert runs_of_those_who_can_wait(**urgent, c=9, d=8, e=7, f=6, g=5) == [*runs, "g"]
+
+
+def test_who_is_urgent_goes_first_where_nobody_is_late_for_it():
+    assert runs_of_those_who_can_wait(a=1.05, c=9, d=9, e=9, f=9) == ["a", "cdef"]
+    assert runs_of_those_who_can_wait(a=1.26, b=1.27, c=1.28) == ["ab", "c"]
 
 
 def test_a_run_that_would_end_too_late_is_not_begun():
