@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -27,8 +26,13 @@ SECONDS_TO_END: Final = 5.0
 LOOK_SECONDS: Final = 0.05
 """How often it is looked whether the task was cancelled."""
 STARVING_SECONDS: Final = 2.0
-LEAST_SHARE: Final = 0.25
+LEAST_SHARE: Final = 0.1
 """Of a processor, which a child gets at least that takes only what is left."""
+PATIENCE: Final = 0.75
+"""Share of its time after which such a child begins again: it would not be done in time."""
+SPARE_SECONDS: Final = 0.1
+LEAST_SPARE: Final = 0.05
+"""Share of the processors that nobody uses, if that is enough for a child."""
 SHOWN_COMPLAINT: Final = 400
 ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 """All that the child's environment has; one BLAS thread saves 40 MB."""
@@ -98,7 +102,7 @@ def _asked(
         return b"", f"the machine starts no process for it ({error.strerror})"
     try:
         deadline = time.monotonic() + limits.wall_seconds
-        look = partial(_check_fed, process.pid, time.monotonic()) if task["is_spare"] else None
+        look = _Fed(process.pid, limits.wall_seconds).check if task["is_spare"] else None
         answer, is_whole = _read_until(readable, deadline, cancelled, look)
         if not is_whole:
             _kill(process)
@@ -151,26 +155,62 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def has_spare_processors() -> bool:
-    """Whether fewer want to run than there are processors, of late; False where nobody says."""
+    """Whether something of them is left, of late or just now; False where nobody says.
+
+    Requests that come at random want more processors at a time than there are long before these are
+    busy all the time: then it is looked at for a moment.
+    """
     try:
-        return os.getloadavg()[0] < len(os.sched_getaffinity(0))
-    except (OSError, AttributeError):  # not Linux
+        if os.getloadavg()[0] < len(os.sched_getaffinity(0)):
+            return True
+        before = _idle_and_all()
+        time.sleep(SPARE_SECONDS)
+        idle, every = (now - then for now, then in zip(_idle_and_all(), before, strict=True))
+    except (OSError, AttributeError, ValueError):  # not Linux
         return False
+    return idle >= LEAST_SPARE * every > 0
+
+
+def _idle_and_all() -> tuple[int, int]:
+    """Time of the processors we may use, in ticks: idle, and all of it."""
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    idle = every = 0
+    for line in Path("/proc/stat").read_text("ascii").splitlines():
+        name, *ticks = line.split()
+        if name in ours:
+            idle += int(ticks[3])
+            every += sum(map(int, ticks[:8]))
+    return idle, every
 
 
 class _Starved(Exception):
     """A child that takes only what is left of the processors gets hardly anything."""
 
 
-def _check_fed(pid: int, began: float) -> None:
-    """Looks at how long a child has run.
+class _Fed:
+    """How much of a processor a child gets, looked at again and again: others may come later."""
 
-    Raises:
-        _Starved: it is too little of the time that has passed.
-    """
-    passed = time.monotonic() - began
-    if passed > STARVING_SECONDS and _ran_seconds(pid) < passed * LEAST_SHARE:
-        raise _Starved
+    def __init__(self, pid: int, wall_seconds: float) -> None:
+        self._pid = pid
+        self._since, self._ran = time.monotonic(), 0.0
+        self._end = self._since + PATIENCE * wall_seconds
+
+    def check(self) -> None:
+        """Looks at the time since it was looked at last, where that is long enough to tell.
+
+        Raises:
+            _Starved: the child has run for too little of it, or all in all needs too long.
+        """
+        now = time.monotonic()
+        passed = now - self._since
+        if now > self._end:
+            raise _Starved
+        if passed < STARVING_SECONDS:
+            return
+        ran = _ran_seconds(self._pid)
+        if ran - self._ran < passed * LEAST_SHARE:
+            raise _Starved
+        self._since, self._ran = now, ran
 
 
 def _ran_seconds(pid: int) -> float:
