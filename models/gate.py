@@ -207,13 +207,15 @@ def examine(folder: Path, *, network: str, copies: Path | None = None) -> GateRe
     if copies is not None and opened.bundle.fitted is not None:
         copied, without = _copied(opened.bundle, copies)
     if copied is not None:
-        original, opened = opened.bundle, _open(folder, copied)
-        if _same_bits(original, opened.bundle):
-            found = _replay(opened.bundle)
+        of_copies, without = _opened_copies(folder, copied)
+        if of_copies is not None and not _same_bits(opened.bundle, of_copies.bundle):
+            of_copies, without = None, "the copies answer with other bits than the originals"
+        if of_copies is None:
+            copied = None
         else:
-            opened, copied = _open(folder), None
-            without = "the copies answer with other bits than the originals"
-        del original
+            opened = of_copies
+            found = _replay(opened.bundle)
+        del of_copies
     bundle, open_seconds, resident = opened
     del opened
     seconds = {} if bundle.fitted is None else run_seconds(bundle)
@@ -247,6 +249,14 @@ def _open(folder: Path, copies: Copies | None = None) -> _Opened:
     seconds = time.perf_counter() - started
     trim()  # opening needs more than what is kept
     return _Opened(bundle, seconds, _resident_bytes() - before)
+
+
+def _opened_copies(folder: Path, copies: Copies) -> tuple[_Opened | None, str]:
+    """The bundle over its copies, or none and why: the originals do as well."""
+    try:
+        return _open(folder, copies), ""
+    except Exception as error:  # noqa: BLE001  (onnxruntime's)
+        return None, f"the copies do not open: {error}"
 
 
 def _replay(bundle: Bundle) -> Replay:

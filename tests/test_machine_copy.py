@@ -52,6 +52,19 @@ def test_copies_with_other_bits_are_not_used(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_copies_that_do_not_open_are_not_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def save(_: Path, target: Path) -> None:
+        target.write_bytes(b"no model")
+
+    monkeypatch.setattr(gate.runtime, "save_for_this_machine", save)
+    report = gate.examine(folder, network="", copies=tmp_path)
+    assert report.copies == {}
+    assert report.without_copies.startswith("the copies do not open: ")
+    assert report.rows > 0
+
+
 def test_where_no_copy_can_be_written_the_bundle_serves_without(folder: Path, tmp_path: Path):
     report = run_gate(folder, copies=tmp_path / "missing")
     assert report.copies == {}
