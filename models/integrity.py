@@ -27,6 +27,9 @@ from models.manifest import (
 )
 
 CHUNK_BYTES: Final = 1 << 20
+MOST_MANIFEST_BYTES: Final = 16 << 20
+MOST_KEPT_BYTES: Final = 256 << 20
+"""Of a file that is read whole: definitions, golden rows, the card."""
 BY_PATH: Final = (MODEL, BASELINE)
 """Models are not kept: onnxruntime opens them by path, which does not stall other threads."""
 
@@ -72,7 +75,9 @@ def verified(folder: Path) -> Contents:
     found = _regular_files(folder)
     if MANIFEST not in found:
         raise BundleCorrupt(f"bundle {folder}: {MANIFEST} is missing; {AGAIN}")
-    content = _read(folder / MANIFEST, keep=True).content
+    content = _small(folder, MANIFEST, MOST_MANIFEST_BYTES).content
+    if SIGNATURE in found:
+        _small(folder, SIGNATURE, MOST_MANIFEST_BYTES)
     manifest = read(Manifest, content, what=f"bundle {folder}: {MANIFEST}")
     _check_listing(folder, manifest, found)
     read_files = {entry.name: _check_file(folder, entry) for entry in manifest.files}
@@ -148,8 +153,24 @@ def _check_listing(folder: Path, manifest: Manifest, found: set[str]) -> None:
         )
 
 
+def _small(folder: Path, name: str, most: int) -> "_File":
+    """A file that is read whole, whose size is known only when it is looked at."""
+    file = _read(folder / name, keep=True, most=most)
+    if file.size > most:
+        raise BundleCorrupt(
+            f"bundle {folder}: {name} has {file.size} bytes; at most {most} are read; {AGAIN}"
+        )
+    return file
+
+
 def _check_file(folder: Path, entry: FileEntry) -> "_File":
-    file = _read(folder / entry.name, keep=entry.name not in BY_PATH)
+    keep = entry.name not in BY_PATH
+    if keep and entry.size > MOST_KEPT_BYTES:
+        raise BundleCorrupt(
+            f"bundle {folder}: {MANIFEST} gives {entry.name} {entry.size} bytes; a file other than "
+            f"a model has at most {MOST_KEPT_BYTES}; {AGAIN}"
+        )
+    file = _read(folder / entry.name, keep=keep, most=entry.size)
     size, digest = file.size, file.sha256
     if size != entry.size:
         word = "truncated" if size < entry.size else "longer than packed"
@@ -171,18 +192,23 @@ class _File(NamedTuple):
     stamp: Stamp
 
 
-def _read(path: Path, *, keep: bool) -> _File:
-    """A file with, if kept, the bytes that were hashed: nobody can swap them in between."""
+def _read(path: Path, *, keep: bool, most: int | None = None) -> _File:
+    """A file with, if kept, the bytes that were hashed: nobody can swap them in between.
+
+    Of one that is larger than `most` nothing is read but its size.
+    """
     digest, size, pieces = hashlib.sha256(), 0, list[bytes]()
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise BundleCorrupt(
             f"bundle {path.parent}: {path.name} cannot be opened: {error.strerror}; {AGAIN}"
         ) from error
     with os.fdopen(descriptor, "rb") as file:
         stamp = Stamp.of(os.fstat(descriptor))
-        while piece := file.read(CHUNK_BYTES):
+        if most is not None and stamp.size > most:
+            return _File(stamp.size, "", b"", stamp)
+        while (most is None or size <= most) and (piece := file.read(CHUNK_BYTES)):
             digest.update(piece)
             size += len(piece)
             if keep:

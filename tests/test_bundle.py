@@ -20,9 +20,10 @@ from features import number
 from features.runtime import Session
 from models.bundle import Bundle
 from models.errors import BundleCorrupt, BundleNotFound, FeaturesMismatch, FormatUnknown
-from models.manifest import FEATURES, MANIFEST, MODEL, REQUIRED
+from models.manifest import FEATURES, MANIFEST, MODEL, REQUIRED, SIGNATURE
 from tests.packed import copied, edited, features, packed, relisted, rewritten, trained, trips
 
+HUGE = 1 << 36
 JSON_FILES = ("fallback.json", "features.json", "golden.json", "reference.json")
 
 
@@ -133,6 +134,29 @@ def test_a_truncated_file(folder: Path, name: str):
 def test_a_longer_file(folder: Path, name: str):
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
     refused(folder, BundleCorrupt, name, "longer")
+
+
+def claimed(folder: Path, name: str, size: int) -> None:
+    """Lets the manifest say that a file has so many bytes."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    for entry in manifest["files"]:
+        if entry["name"] == name:
+            entry["size"] = size
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SIGNATURE, *REQUIRED])
+def test_a_file_of_holes_is_not_read(folder: Path, name: str):
+    """It costs whoever puts it there nothing, and whoever reads it all memory."""
+    (folder / name).touch()
+    os.truncate(folder / name, HUGE)
+    if name == MODEL:
+        refused(folder, BundleCorrupt, name, "longer")
+        return
+    if name in REQUIRED:
+        refused(folder, BundleCorrupt, name, "longer")
+        claimed(folder, name, HUGE)
+    refused(folder, BundleCorrupt, name, str(HUGE), "at most")
 
 
 @pytest.mark.parametrize("name", [*REQUIRED, MANIFEST])
