@@ -48,12 +48,13 @@ def tolerance_of(
         float32: the training library computes in float32, so that it cannot agree better.
         added_terms, exponential_terms: see `Converted`.
     """
-    if spec.kind in ("probability", "class_probabilities"):
-        return Tolerance(absolute=FLOAT32 if float32 else EXACT)
     if spec.kind == "label":
         return Tolerance(absolute=0.0)
     numbers = column.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
+    if spec.kind in ("probability", "class_probabilities"):
+        rounding = _rounding_of_logistics(finite, added_terms)
+        return Tolerance(absolute=max(FLOAT32 if float32 else EXACT, rounding))
     deviation = float(finite.std()) if finite.size else 0.0
     return Tolerance(
         absolute=max(SHARE_OF_SD * deviation, _rounding_of_sums(finite, added_terms)),
@@ -71,6 +72,19 @@ def _rounding_of_sums(sums: NDArray[np.float64], terms: int) -> float:
     if not terms or not sums.size:
         return 0.0
     return 2 * terms**0.5 * float(np.spacing(np.abs(sums).max().astype(np.float32)))
+
+
+def _rounding_of_logistics(answers: NDArray[np.float64], terms: int) -> float:
+    """By how much probabilities may be off whose scores are sums of many terms in float32.
+
+    As sums are, times the slope of the logistic where a score is: most of those near 0.5.
+    """
+    inner = answers[(answers > 0) & (answers < 1)]
+    if not terms or not inner.size:
+        return 0.0
+    scores = np.log(inner / (1 - inner)).astype(np.float32)
+    off = inner * (1 - inner) * np.spacing(np.abs(scores)).astype(np.float64)
+    return 2 * terms**0.5 * float(off.max())
 
 
 def _ulps_of_exponential(answers: NDArray[np.float64], terms: int) -> int:

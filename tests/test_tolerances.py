@@ -16,7 +16,7 @@ from models.convert import convert
 from models.errors import NativeMismatch
 from models.manifest import OutputSpec, Threshold, Tolerance
 from models.outputs import Decisions, allowed
-from models.tolerances import ULPS, tolerance_of
+from models.tolerances import EXACT, ULPS, tolerance_of
 from tests.packed import packed, trained, trips
 from tests.test_pack import moved_by_one_ulp
 
@@ -114,6 +114,23 @@ def test_a_sum_of_many_trees_is_allowed_the_rounding_of_its_additions():
     assert tolerance(0) == tolerance(50) == 1e-5 * rounded.astype(np.float64).std()
     assert tolerance(6_000) == 2 * 6_000**0.5 * float(np.spacing(np.abs(rounded).max()))
     assert np.abs(rounded - exact).max() < tolerance(6_000) < 1e-4 * rounded.std()
+
+
+@pytest.mark.parametrize("kind", ["probability", "class_probabilities"])
+def test_a_logistic_of_many_trees_is_allowed_their_rounding_where_it_is_steep(kind: Any):
+    spec = OutputSpec(name="p", kind=kind, dtype="float32")
+    leaves = np.random.default_rng(0).normal(0, 1.5 / 6_000**0.5, (500, 6_000)).astype(np.float32)
+    exact = 1 / (1 + np.exp(-leaves.astype(np.float64).sum(axis=1)))
+    scores = leaves.cumsum(axis=1, dtype=np.float32)[:, -1]
+    rounded = (1 / (1 + np.exp(-scores.astype(np.float64)))).astype(np.float32)
+
+    def tolerance(trees: int, answers: Any = rounded) -> float:
+        terms = {"added_terms": trees, "exponential_terms": 0}
+        return tolerance_of(spec, answers, float32=False, **terms).absolute
+
+    assert tolerance(0) == tolerance(300) == EXACT
+    assert EXACT < np.abs(rounded - exact).max() < tolerance(6_000) < 5 * EXACT
+    assert tolerance(6_000, np.asarray([0.0, 1.0, 1e-9, 0.999999], np.float32)) == EXACT
 
 
 def test_a_decision_is_near_a_threshold_by_the_tolerance_of_its_value():

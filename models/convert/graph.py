@@ -53,8 +53,8 @@ class Converted:
         outputs: without tolerances, which `pack` adds.
         native: None when there is no model of the training library to compare with.
         versions: of the libraries that trained and converted it.
-        added_terms: how many float32 numbers are added up to the answer; 0 where none are, or
-            nobody knows.
+        added_terms: how many float32 numbers are added up to the answer, or to that of which it
+            is the logistic or softmax; 0 where none are, or nobody knows.
         exponential_terms: how many float32 numbers are added up before the exponential of their
             sum is the answer; 0 where none is.
     """

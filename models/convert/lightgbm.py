@@ -72,13 +72,14 @@ def convert(model: Any, width: int) -> Converted:
         "estimator": type(model).__name__,
         "versions": _versions(),
     }
+    terms = "exponential_terms" if objective in EXPONENTIAL else "added_terms"
+    common[terms] = booster.num_trees()
     if objective.startswith(("binary", "multiclass")):
         classes = _classes(model, text)
         if len(classes) == 2 and objective.startswith("binary"):
             return _binary(proto, booster, classes, common)
         return _multiclass(proto, booster, classes, common)
-    terms = "exponential_terms" if objective in EXPONENTIAL else "added_terms"
-    return _regression(proto, booster, {**common, terms: booster.num_trees()})
+    return _regression(proto, booster, common)
 
 
 def _binary(
