@@ -206,24 +206,34 @@ class Store:
         self.folder(name, version)
         folder = self.root / name
         with locked(folder):
-            now = self.live(name)
-            revision = 0 if now is None else now.revision
-            if expected is not None and revision != expected:
-                raise LiveChanged(
-                    f"the live version of {name!r} is at revision {revision}"
-                    f"{'' if now is None else f' ({now.live}, by {now.by})'}, not {expected}; "
-                    "look at it again and repeat"
-                )
-            wish = LiveWish(
-                format=1,
-                live=version,
-                previous=_previous(now, version),
-                revision=revision + 1,
-                at=time_now(),
-                by=by,
-            )
+            wish = self.next_wish(name, version, by=by, expected=expected)
             replace_file(folder / LIVE, write(wish))
         return wish
+
+    def next_wish(
+        self, name: str, version: str, *, by: str, expected: int | None = None
+    ) -> LiveWish:
+        """What `set_live` would write now; the version may come to the store still.
+
+        Raises:
+            LiveChanged: the wish has another revision than expected.
+        """
+        now = self.live(name)
+        revision = 0 if now is None else now.revision
+        if expected is not None and revision != expected:
+            raise LiveChanged(
+                f"the live version of {name!r} is at revision {revision}"
+                f"{'' if now is None else f' ({now.live}, by {now.by})'}, not {expected}; "
+                "look at it again and repeat"
+            )
+        return LiveWish(
+            format=1,
+            live=version,
+            previous=_previous(now, version),
+            revision=revision + 1,
+            at=time_now(),
+            by=by,
+        )
 
     # writing
 

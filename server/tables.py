@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -99,7 +100,7 @@ def _json_lines(path: Path) -> Source:
 
 def _csv(path: Path, readers: dict[str, Callable[[str], Any]], size: int) -> Iterator[Chunk]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
+        rows = filter(None, csv.reader(file))  # a line with nothing in it is no row
         names = next(rows, [])
         places = [
             (names.index(name), name, read) for name, read in readers.items() if name in names
@@ -120,11 +121,11 @@ def _csv(path: Path, readers: dict[str, Callable[[str], Any]], size: int) -> Ite
 def _cell_reader(field: Field) -> Callable[[str], Any]:
     """How a cell becomes what a record would hold; what cannot be read stays text: invalid."""
     if field.kind == "number" or field.epoch:
-        read: Callable[[str], Any] = float
+        read: Callable[[str], Any] = partial(_number, float)
     elif field.kind == "boolean":
         read = {"true": True, "false": False}.__getitem__
     else:
-        read = int if field.of == "integer" else str
+        read = partial(_number, int) if field.of == "integer" else str
 
     def cell(text: str) -> Any:
         if text in NO_VALUE:
@@ -135,6 +136,13 @@ def _cell_reader(field: Field) -> Callable[[str], Any]:
             return text
 
     return cell
+
+
+def _number(kind: Callable[[str], Any], text: str) -> Any:
+    """As JSON would have it: Python takes `1_000` for a number too."""
+    if "_" in text:
+        raise ValueError(text)
+    return kind(text)
 
 
 def _parquet(path: Path) -> Source:

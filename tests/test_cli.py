@@ -247,6 +247,18 @@ def test_a_csv_table_gets_the_answers_as_columns(run: Run, folder: Path, rows: P
     assert float(answered[0]["prediction"]) == run("predict", folder, record).json["prediction"]
 
 
+def test_an_empty_line_of_a_csv_table_is_no_row(run: Run, folder: Path, rows: Path):
+    rows.write_text("\n".join([HEAD, "", LINES[0], "", LINES[1], "", ""]))
+    answered = list(csv.DictReader(io.StringIO(run("predict", folder, rows).out)))
+    assert [row["id"] for row in answered] == ["1", "2"]
+
+
+def test_a_number_is_written_in_a_csv_table_as_in_json(run: Run, folder: Path, rows: Path):
+    rows.write_text("\n".join([HEAD, LINES[0].replace("60", "6_0")]) + "\n")
+    (row,) = csv.DictReader(io.StringIO(run("predict", folder, rows).out))
+    assert "age is invalid" in row["error"]
+
+
 def test_json_lines_and_parquet_give_the_same_answers(run: Run, folder: Path, tmp_path: Path):
     columns = table(50, seed=3)
     columns["seen"] = [text + "Z" for text in columns["seen"]]
@@ -562,6 +574,29 @@ def test_demo_shows_a_summary_to_people(run: Run, tmp_path: Path, monkeypatch: p
     assert "2013-12-24" in ran.out
 
 
+# deploys
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["2", "--cancel"], "name no version"),
+        (["2", "--max-changed-decisions", "7"], "'7' is no share; write as in 5% or 0.05"),
+        (["2", "--max-changed-decisions", "few"], "'few' is no share"),
+    ],
+)
+def test_what_no_deploy_can_mean_is_refused_before_a_server_is_asked(
+    run: Run, words: list[str], wrong: str
+):
+    ran = run("deploy", NAME, *words)
+    assert (ran.code, wrong in ran.complaint) == (USAGE, True)
+
+
+def test_changes_that_are_too_many_to_show_are_counted(capsys: pytest.CaptureFixture[str]):
+    show.show_contract({"verdict": "breaking", "changes": ["age is asked for"], "more": 12})
+    assert "and 12 more: `keelmark diff` shows all" in capsys.readouterr().out
+
+
 # publishing
 
 
@@ -577,6 +612,17 @@ def test_a_bundle_is_copied_into_another_store_and_marked_live(run: Run, tmp_pat
     }
     again = run("publish", folder, "--store", shared, "--json")
     assert (again.code, again.json["published"], again.json["live"]) == (DONE, False, None)
+
+
+def test_a_dry_run_says_what_would_be_live_and_marks_nothing(run: Run, tmp_path: Path):
+    folder = pack_tiny(tmp_path / "own")
+    (shared := tmp_path / "shared").mkdir()
+    asked = ("publish", folder, "--store", shared, "--live", "--dry-run")
+    said = run(*asked)
+    assert (said.code, "live would be 1 (revision 1)" in said.out) == (DONE, True)
+    assert run(*asked, "--json").json["live"]["revision"] == 1
+    assert not list(shared.iterdir())
+    assert run(*asked, "--expect-revision", 3).code == REFUSED
 
 
 def test_the_version_before_is_marked_live_again(run: Run, tmp_path: Path):

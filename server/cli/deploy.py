@@ -3,6 +3,7 @@
 The deploy is the server's: this command asks for it, and watches.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -86,6 +87,8 @@ def deploy(
     common = terms(reason, if_generation, dry_run=dry_run)
     where: dict[str, Any] = {"server": server, "state_dir": state_dir}
     path = of_model(model, "deploy")
+    if cancel and version is not None:
+        raise SettingsError("--cancel rolls back what goes on, whatever it is; name no version")
     if cancel:
         done = call(f"{path}/cancel", common, **where)
     elif version is None:
@@ -184,10 +187,15 @@ def percents_of(text: str) -> list[float]:
 
 
 def _share_or_none(text: str | None) -> float | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else share_of(text)
-    except ValueError as error:
-        raise SettingsError(f"{text!r} is no share; write as in 5% or 0.05") from error
+        share = share_of(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise SettingsError(f"--max-changed-decisions {text!r} is no share; write as in 5% or 0.05")
+    return share
 
 
 def _show_call(done: dict[str, Any], *, cancel: bool, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from models.errors import StoreError
+from models.manifest import Manifest
 from models.publishing import publish_folder
 from models.store import LiveWish, Store
 from server.cli.bundles import BundleName, StoreOption, bundle_folder, store_of
@@ -38,11 +39,11 @@ def publish(
     there is no such bundle or the store cannot be written.
     """
     home = store_of(store)
-    who = (by or _user()) if live and not dry_run else None
+    who = (by or _user()) if live else None
     manifest, is_new = publish_folder(home, bundle_folder(bundle, store), dry_run=dry_run)
     wish = None
     if who is not None:
-        wish = _wish(home, manifest.name, manifest.version, who, expect_revision)
+        wish = _wish(home, manifest, who, expect_revision, dry_run=dry_run)
     where = home.root / manifest.name / manifest.version
     if as_json:
         shown = {"folder": str(where), "published": is_new, "live": wish, "dry_run": dry_run}
@@ -53,8 +54,9 @@ def publish(
     if wish is not None:
         before = f", before {wish.previous}" if wish.previous else ""
         out().print(
-            f"{manifest.name}: live is {wish.live}{before} (revision {wish.revision}); servers "
-            "that follow the store move to it, others serve it when they first start"
+            f"{manifest.name}: live {'would be' if dry_run else 'is'} {wish.live}{before} "
+            f"(revision {wish.revision}); servers that follow the store move to it, others serve "
+            "it when they first start"
         )
 
 
@@ -65,9 +67,13 @@ def _user() -> str:
         raise SettingsError("the user has no name here; say with --by who does this") from error
 
 
-def _wish(store: Store, name: str, version: str, who: str, expected: int | None) -> LiveWish:
+def _wish(
+    store: Store, manifest: Manifest, who: str, expected: int | None, *, dry_run: bool
+) -> LiveWish:
+    name, version = manifest.name, manifest.version
+    make = store.next_wish if dry_run else store.set_live
     try:
-        return store.set_live(name, version, by=who, expected=expected)
+        return make(name, version, by=who, expected=expected)
     except OSError as error:
         raise StoreError(
             f"the store {store.root} did not take the wish for {name}/{version} "

@@ -37,6 +37,9 @@ def show_contract(contract: dict[str, Any] | None) -> None:
     console.print(f"contract: {contract['verdict']}", markup=False)
     for sentence in contract["changes"]:
         console.print(f"- {sentence}", markup=False)
+    if contract["more"]:
+        words = f"and {contract['more']} more: `keelmark diff` shows all"
+        console.print(words, markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
