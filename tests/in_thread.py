@@ -97,28 +97,12 @@ def get(path: str, method: str = "GET") -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
 
 
-class Client:
+class Asker:
     """A server's ports, with short ways to ask it."""
 
-    def __init__(self, serving: Serving, loop: asyncio.AbstractEventLoop) -> None:
-        self.serving = serving
-        self.loop = loop
-        self.port = int(serving.data_url.rpartition(":")[2])
-        self.ops_port = int(serving.ops_url.rpartition(":")[2])
-
-    @property
-    def core(self) -> Core:
-        """The path of its requests, where one process does everything."""
-        runtime = self.serving.runtime
-        assert isinstance(runtime, InProcessRuntime)
-        return runtime.core
-
-    @property
-    def connections(self) -> set[Any]:
-        """uvicorn's protocols of its open connections, where one process does everything."""
-        port = self.serving._port
-        assert isinstance(port, LocalPort)
-        return port._server.server_state.connections
+    def __init__(self, port: int, ops_port: int) -> None:
+        self.port = port
+        self.ops_port = ops_port
 
     @contextlib.contextmanager
     def connect(self) -> Generator[Connection]:
@@ -149,6 +133,32 @@ class Client:
         """The value of the series that is written so."""
         text = self.ops("/metrics").body.decode()
         return float(next(x for x in text.splitlines() if x.startswith(line + " ")).split()[-1])
+
+
+class Client(Asker):
+    """A server in a thread of the test, and its ports."""
+
+    def __init__(self, serving: Serving, loop: asyncio.AbstractEventLoop) -> None:
+        port, ops_port = (
+            int(url.rpartition(":")[2]) for url in (serving.data_url, serving.ops_url)
+        )
+        super().__init__(port, ops_port)
+        self.serving = serving
+        self.loop = loop
+
+    @property
+    def core(self) -> Core:
+        """The path of its requests, where one process does everything."""
+        runtime = self.serving.runtime
+        assert isinstance(runtime, InProcessRuntime)
+        return runtime.core
+
+    @property
+    def connections(self) -> set[Any]:
+        """uvicorn's protocols of its open connections, where one process does everything."""
+        port = self.serving._port
+        assert isinstance(port, LocalPort)
+        return port._server.server_state.connections
 
     def call(self, function: Any, *arguments: Any) -> Any:
         """Runs something on the server's loop, and waits for it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.events import Event, events_in
 from server.tokens import Access, digest_of, new_token, read_tokens, token_of, write_tokens
-from tests.in_thread import Client, Response
+from tests.in_thread import Asker, Client, Response
 from tests.tiny import GOOD
 
 
@@ -27,7 +27,7 @@ class Since:
 
 
 def ask(
-    client: Client,
+    client: Asker,
     path: str,
     body: Any = None,
     *,
