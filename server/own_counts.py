@@ -6,7 +6,7 @@ from itertools import product
 from typing import Final
 
 from server.catalogue import Metric
-from server.lines import Page, histogram_template, lines_template, observed
+from server.lines import Page, Template, histogram_template, lines_template, observed
 
 
 class Counts:
@@ -29,7 +29,7 @@ class Counts:
     @property
     def page(self) -> Page:
         """Its lines."""
-        return {self._name: self._template % tuple(self._counts.values())}
+        return {self._name: self._template.filled(self._counts.values())}
 
 
 class Histogram:
@@ -60,7 +60,7 @@ class Histogram:
     @property
     def lines(self) -> str:
         """Its lines."""
-        return self._template % observed(self._buckets, self._sum)
+        return self._template.filled(observed(self._buckets, self._sum))
 
 
 class States:
@@ -75,7 +75,7 @@ class States:
         self._metric: Final = metric
         self._every: Final = every
         self._now: Final[dict[str, str | None]] = {}
-        self._templates: Final[dict[str, str]] = {}
+        self._templates: Final[dict[str, Template]] = {}
 
     def put(self, model: str, state: str | None) -> None:
         """From now on a model is in this one; None for none of them."""
@@ -92,7 +92,7 @@ class States:
     def page(self) -> Page:
         """Its lines."""
         told = (
-            self._templates[model] % tuple(int(state == now) for state in self._every)
+            self._templates[model].filled(int(state == now) for state in self._every)
             for model, now in sorted(self._now.items())
         )
         return {self._metric.name: "".join(told)}

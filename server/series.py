@@ -29,7 +29,7 @@ from server import catalogue, notes
 from server.catalogue import Metric
 from server.http_counters import HttpCounters
 from server.layout import BATCH_BOUNDS, Layout
-from server.lines import Page, histogram_template, lines_template, observed
+from server.lines import Page, Template, histogram_template, lines_template, observed
 from server.regions import Totals
 from server.shadow_series import series_of
 from server.standing import AT_REST, Standing
@@ -72,7 +72,7 @@ class _Block(NamedTuple):
     """Lines of one metric, as a template, and how its numbers are found."""
 
     metric: Metric
-    template: str
+    template: Template
     numbers: Callable[[Totals], Iterable[float]]
 
 
@@ -119,11 +119,11 @@ class ModelSeries:
         self._moments = np.maximum(self._moments, totals.moments)
         totals = Totals(totals.layout, totals.counts, self._moments)
         page = {
-            metric.name: template % tuple(numbers(totals))
+            metric.name: template.filled(numbers(totals))
             for metric, template, numbers in self._blocks
         }
         for name, numbers in _standing_numbers(standing, forced, slot, overridden):
-            page[name] = self._standing[name] % numbers
+            page[name] = self._standing[name].filled(numbers)
         return self._constant | page
 
 
@@ -144,8 +144,8 @@ class HttpSeries:
         """Fills in counts in the order of `HttpCounters.read`."""
         n = self._n_requests
         return {
-            catalogue.REQUESTS.name: self._requests % tuple(counts[:n]),
-            catalogue.ERRORS.name: self._errors % tuple(counts[n:]),
+            catalogue.REQUESTS.name: self._requests.filled(counts[:n]),
+            catalogue.ERRORS.name: self._errors.filled(counts[n:]),
         }
 
 
@@ -181,7 +181,7 @@ def _references(layout: Layout) -> Page:
 
 
 def _constant(metric: Metric, series: Iterable[Sequence[object]], numbers: Iterable[float]) -> Page:
-    return {metric.name: lines_template(metric, series, number="%r") % tuple(numbers)}
+    return {metric.name: lines_template(metric, series, number="%r").filled(numbers)}
 
 
 # What is counted
@@ -281,7 +281,7 @@ def _observations(family: str, columns: slice, totals: Totals) -> Iterator[float
 # How breaker and runner stand
 
 
-def _standing_templates(layout: Layout) -> Page:
+def _standing_templates(layout: Layout) -> dict[str, Template]:
     own = layout.model, layout.version
     templates = {
         metric.name: lines_template(metric, product(*([word] for word in own), *values))

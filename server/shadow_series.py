@@ -7,7 +7,7 @@ from typing import Final
 from models.vocabulary import OUTCOMES, SHADOW_RESULTS
 from server import catalogue
 from server.layout import DIFFERENCE_BOUNDS, Layout
-from server.lines import Page, histogram_template, lines_template, observed
+from server.lines import Page, Template, histogram_template, lines_template, observed
 from server.shadow_counters import Shadow, nothing
 from server.shares import Shares
 
@@ -31,7 +31,7 @@ def shadow_page(shadow: Shadow, shares: Shares) -> Page:
         catalogue.SHADOW_SHARE.name: (shares.shadow,),
     }
     templates = _templates(layout.model, layout.version, layout.total_bounds)
-    return {name: templates[name] % tuple(each) for name, each in numbers.items()}
+    return {name: templates[name].filled(each) for name, each in numbers.items()}
 
 
 def series_of(layout: Layout) -> int:
@@ -40,7 +40,7 @@ def series_of(layout: Layout) -> int:
 
 
 @lru_cache(maxsize=64)
-def _templates(model: str, version: str, bounds: tuple[float, ...]) -> Page:
+def _templates(model: str, version: str, bounds: tuple[float, ...]) -> dict[str, Template]:
     own = model, version
     series = [own]
     return {

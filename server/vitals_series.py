@@ -13,8 +13,8 @@ _SPARE: Final = lines_template(catalogue.SPARE_WORK, SPARE)
 
 def vitals_page(read: Read) -> Page:
     """What is said of loops and threads."""
-    lags = _LAGS % observed(read.lags, *divmod(read.lag_ns, _NS))
+    lags = _LAGS.filled(observed(read.lags, *divmod(read.lag_ns, _NS)))
     busy = single(catalogue.RUNNER_BUSY, read.busy_ns / _NS)
-    spare = {catalogue.SPARE_WORK.name: _SPARE % read.spare}
+    spare = {catalogue.SPARE_WORK.name: _SPARE.filled(read.spare)}
     deaths = single(catalogue.RUNNER_DEATHS, read.deaths)
     return {catalogue.LOOP_LAG.name: lags, **busy, **deaths, **spare}
