@@ -48,7 +48,7 @@ from models.outputs import MOST_DECISIONS, Decisions, ModelOutputs
 from models.policies import troubles_of
 from models.reference import Reference
 from models.rules import Rules
-from models.sessions import model_session, open_baseline
+from models.sessions import Unopened, model_session, open_baseline
 
 DTYPES: Final = {
     "float32": np.float32,
@@ -96,6 +96,7 @@ class Bundle:
         batch_exact: bool = False,
         digest: str | None = None,
         copies: Copies | None = None,
+        with_models: bool = True,
     ) -> "Bundle":
         """Opens a folder after verifying every file.
 
@@ -104,6 +105,7 @@ class Bundle:
             batch_exact: what the gate measured on this machine (`GateReport.batch_exact`).
             digest: of the bundle that the gate examined (`GateReport.digest`); None takes any.
             copies: this machine's own of its models, which are opened instead where they are there.
+            with_models: where they are not opened nothing can be run, and everything else is there.
 
         Raises:
             BundleNotFound: no such folder.
@@ -132,8 +134,19 @@ class Bundle:
         check_agreement(where, manifest, fallback, fitted)
         _check_lower_rungs(where, contents, fallback, fields)
         baseline = open_baseline(
-            where, folder, contents, fields, batch_exact=batch_exact, copies=copies
+            where,
+            folder,
+            contents,
+            fields,
+            batch_exact=batch_exact,
+            copies=copies,
+            with_models=with_models,
         )
+        session = Unopened()
+        if with_models:
+            session = model_session(
+                where, folder, contents, has_features=fitted is not None, copies=copies
+            )
         return cls(
             folder=folder,
             digest=contents.digest,
@@ -149,9 +162,7 @@ class Bundle:
             ladder=_ladder(where, manifest, fallback, fitted, encoder, baseline),
             baseline=baseline,
             batch_exact=manifest.batch_exact and batch_exact,
-            session=model_session(
-                where, folder, contents, has_features=fitted is not None, copies=copies
-            ),
+            session=session,
         )
 
     @property

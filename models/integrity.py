@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,6 +26,7 @@ from models.manifest import (
     Manifest,
     read,
 )
+from models.standing_back import standing_back
 
 CHUNK_BYTES: Final = 1 << 20
 MOST_MANIFEST_BYTES: Final = 16 << 20
@@ -170,7 +172,8 @@ def _check_file(folder: Path, entry: FileEntry) -> "_File":
             f"bundle {folder}: {MANIFEST} gives {entry.name} {entry.size} bytes; a file other than "
             f"a model has at most {MOST_KEPT_BYTES}; {AGAIN}"
         )
-    file = _read(folder / entry.name, keep=keep, most=entry.size)
+    read_it = partial(_read, folder / entry.name, keep=keep, most=entry.size)
+    file = standing_back(entry.size, read_it)
     size, digest = file.size, file.sha256
     if size != entry.size:
         word = "truncated" if size < entry.size else "longer than packed"

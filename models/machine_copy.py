@@ -9,13 +9,14 @@ import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
 from features import runtime
 from models.folders import sync
 from models.manifest import BASELINE, MODEL
+from models.standing_back import standing_back
 
 MODELS: Final = (MODEL, BASELINE)
 SUFFIX: Final = ".ort"
@@ -60,10 +61,14 @@ def path_of(folder: Path, digest: str, name: str, mark: str = "") -> Path:
 def sha256_of(path: Path) -> str | None:
     """Of a file's content; None where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return standing_back(path.stat().st_size, partial(_hashed, path))
     except OSError:
         return None
+
+
+def _hashed(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def admit(folder: Path, digest: str, sha256: Mapping[str, str]) -> Copies:

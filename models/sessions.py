@@ -1,6 +1,7 @@
 """Opens the models of a bundle; refuses one that takes or gives what its manifest does not say."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from models.external_data import has_external_data
 from models.integrity import Contents, check_unchanged
 from models.machine_copy import Copies
 from models.manifest import AGAIN, BASELINE, MANIFEST, MODEL, OutputSpec
+from models.standing_back import standing_back
 
 INPUT: Final = "row"
 FEATURES_OUTPUT: Final = "features"
@@ -24,6 +26,15 @@ TENSOR_TYPES: Final = {
     "string": "tensor(string)",
     "bool": "tensor(bool)",
 }
+
+
+class Unopened(Session):
+    """Stands where a model would that nobody runs."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """Nothing is opened."""
 
 
 def model_session(
@@ -74,6 +85,7 @@ def open_baseline(
     *,
     batch_exact: bool,
     copies: Copies | None = None,
+    with_models: bool = True,
 ) -> Baseline | None:
     """The baseline, which takes what the model takes and gives its outputs; None without one.
 
@@ -83,6 +95,9 @@ def open_baseline(
     manifest = contents.manifest
     if manifest.baseline is None:
         return None
+    exact = manifest.baseline.batch_exact and batch_exact
+    if not with_models:
+        return Baseline(Unopened(), manifest.baseline, fields, manifest.outputs, batch_exact=exact)
     session = _opened(where, folder, contents, BASELINE, copies)
     takes = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in session.takes]
     if takes != [(INPUT, TENSOR_TYPES["float64"], (len(fields),))]:
@@ -97,7 +112,6 @@ def open_baseline(
             f"{[(spec.name, spec.dtype, spec.shape) for spec in manifest.outputs]}, and both must "
             f"answer alike; {AGAIN}"
         )
-    exact = manifest.baseline.batch_exact and batch_exact
     return Baseline(session, manifest.baseline, fields, manifest.outputs, batch_exact=exact)
 
 
@@ -115,10 +129,10 @@ def _opened(
     """The machine's own copy where there is one, else the bundle's file: both answer alike."""
     copy = None if copies is None else copies.found(contents.digest, name)
     if copy is not None:
-        return Session(copy)
+        return _session(copy)
     _check_alone(where, folder, name)
     try:
-        session = Session(folder / name)
+        session = _session(folder / name)
     except Exception as error:
         # onnxruntime's exceptions have no base of their own.
         oldest = contents.manifest.runtime.get("onnxruntime_oldest", "1.20")
@@ -128,6 +142,10 @@ def _opened(
         ) from error
     check_unchanged(folder, contents, name)
     return session
+
+
+def _session(path: Path) -> Session:
+    return standing_back(path.stat().st_size, partial(Session, path))
 
 
 def _check_alone(where: str, folder: Path, name: str) -> None:

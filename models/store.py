@@ -131,6 +131,7 @@ class Store:
         batch_exact: bool = False,
         digest: str | None = None,
         copies: Copies | None = None,
+        with_models: bool = True,
     ) -> Bundle:
         """Opens a version; see `Bundle.open`.
 
@@ -138,7 +139,9 @@ class Store:
             BundleCorrupt: also when the folder was renamed or copied under another name.
         """
         folder = self.folder(name, version)
-        bundle = Bundle.open(folder, batch_exact=batch_exact, digest=digest, copies=copies)
+        bundle = Bundle.open(
+            folder, batch_exact=batch_exact, digest=digest, copies=copies, with_models=with_models
+        )
         if (bundle.name, bundle.version) != (name, version):
             raise BundleCorrupt(
                 f"bundle {folder} says that it is {bundle.name}/{bundle.version}; a bundle keeps "

@@ -95,8 +95,10 @@ def open_examined(
     cancelled: threading.Event,
     copies: Path | None,
     accept: Accept = accept_any,
+    *,
+    with_models: bool = True,
 ) -> tuple[Bundle, GateReport]:
-    """The very bundle that has passed its gate, opened here; see `open_route`."""
+    """The very bundle that has passed its gate, opened here; see `open_route`, `Bundle.open`."""
     report = run_gate(store.folder(name, version), cancelled=cancelled, copies=copies)
     accept(report)
     bundle = store.open(
@@ -105,6 +107,7 @@ def open_examined(
         batch_exact=report.batch_exact,
         digest=report.digest,
         copies=None if copies is None else Copies(copies, report.copies),
+        with_models=with_models,
     )
     return bundle, report
 

@@ -102,7 +102,7 @@ def examine(
 ) -> tuple[SharedRoute, GateReport]:
     """A bundle that has passed its gate, with a file for its counters; in a thread.
 
-    It is opened here to see what is counted of it, and closed again.
+    It is opened here, but for its models, to see what is counted of it, and closed again.
 
     Args:
         settings: of the server.
@@ -118,7 +118,9 @@ def examine(
         BundleError: it cannot be served.
     """
     store, copies = Store(settings.store), copies_folder(settings)
-    bundle, report = open_examined(store, model, version, cancelled, copies, accept)
+    bundle, report = open_examined(
+        store, model, version, cancelled, copies, accept, with_models=False
+    )
     layout = layout_of(bundle)
     series = ModelSeries(layout, facts_of(bundle))
     card = Card(bundle.name, bundle.version, bundle.digest, bundle.manifest)

@@ -1,0 +1,38 @@
+"""Work on large models for which nobody may wait: it stands back behind whoever answers requests.
+
+Reading a hundred megabytes of trees takes a processor seconds, as does making sure that they are
+what was examined. On processors that are busy, callers would have to wait for it.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+LARGE_BYTES: Final = 4 << 20
+"""What is smaller is done within milliseconds."""
+LOWEST_PRIORITY: Final = 19
+
+
+def standing_back(n_bytes: int, work: Callable[[], T]) -> T:
+    """What some work gives that leaves the interpreter to others: onnxruntime's, or hashing.
+
+    Args:
+        n_bytes: that it reads; where they are many it is done in a thread that has only what others
+            leave of the processors.
+        work: what is to be done.
+    """
+    if n_bytes < LARGE_BYTES:
+        return work()
+    with ThreadPoolExecutor(1, "keelmark-behind", _stand_back) as behind:
+        return behind.submit(work).result()
+
+
+def _stand_back() -> None:
+    """For the thread that calls, and for good: only root may put it forward again."""
+    if sys.platform == "linux":  # elsewhere processes have priorities, and threads none
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
