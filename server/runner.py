@@ -175,23 +175,27 @@ class Runner:
 
     def _go_on(self, steps: Iterator[None]) -> None:
         assert self._loop is not None
-        end_ns = perf_counter_ns() + PIECE_NS
-        for _ in steps:
-            if perf_counter_ns() > end_ns:
-                self._loop.call_soon(self._go_on, steps)
-                return
-        self._under_way -= 1
-        if not self._under_way:
-            self._is_through.set()
+        end_ns, is_through = perf_counter_ns() + PIECE_NS, True
+        try:
+            for _ in steps:
+                if perf_counter_ns() > end_ns:
+                    self._loop.call_soon(self._go_on, steps)
+                    is_through = False
+                    return
+        finally:
+            self._under_way -= is_through
+            if not self._under_way:
+                self._is_through.set()
 
     def _are_skipped(self, jobs: deque[Job]) -> None:
         """Answers jobs that were not run, a millisecond at a time too; each has its timer still."""
+        assert self._loop is not None
         end_ns = perf_counter_ns() + PIECE_NS
-        while jobs and perf_counter_ns() < end_ns:
+        while jobs:
             self._are_done([jobs.popleft()], SKIPPED)
-        if jobs:
-            assert self._loop is not None
-            self._loop.call_soon(self._are_skipped, jobs)
+            if perf_counter_ns() > end_ns:
+                self._loop.call_soon(self._are_skipped, jobs)
+                return
 
     def _forget_timer(self, job: Job) -> None:
         """Nobody waits for the job any more."""

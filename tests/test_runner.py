@@ -384,6 +384,41 @@ def test_where_the_thread_dies_its_job_comes_back_and_another_thread_goes_on():
     assert outcomes == {"first": "FIRST", "third": "THIRD", "last": "LAST"}
 
 
+@pytest.mark.parametrize("seconds", [LATER / 1e9, 1e-3], ids=["answered", "given up"])
+def test_the_loop_reads_between_the_answers_of_a_run(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+):
+    monkeypatch.setattr(runner_module, "PIECE_NS", -1)
+    seen: list[int] = []
+
+    async def test(trial: Trial) -> None:
+        monkeypatch.setattr(trial.runner, "_is_overdue", lambda _: None)
+        await trial.hold()
+        for name in "abcd":
+            in_ns = round(seconds * 1e9)
+            trial.submit(name, rows=1, in_ns=in_ns, predicted_ns=10 * MS)
+        trial.go_on.set()
+        while len(trial.done) < 5:
+            seen.append(len(trial.done))
+            await asyncio.sleep(0)
+
+    trial = in_trial(test)
+    assert sorted(name for name, _ in trial.done) == ["a", "b", "c", "d", "hold"]
+    assert {2, 3, 4} <= set(seen)
+
+
+def test_stopping_waits_for_the_last_answer_of_a_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner_module, "PIECE_NS", -1)
+
+    async def test(trial: Trial) -> None:
+        await trial.hold()
+        for name in "abcd":
+            trial.submit(name, rows=1)
+        trial.go_on.set()
+
+    assert len(in_trial(test).done) == 5
+
+
 def test_stopping_finishes_the_queue():
     async def test(trial: Trial) -> None:
         await trial.hold()
