@@ -19,6 +19,8 @@ CHUNK_ROWS: Final = 1024
 """Rows a `run`: enough to make the call's own cost vanish, few enough for the cache."""
 
 version: Final[str] = ort.__version__
+opens_aside: Final = tuple(map(int, version.split(".")[:2])) >= (1, 31)
+"""Whether other threads of Python go on while a model is opened by its path (seen from 1.31 on)."""
 
 
 class Tensor(NamedTuple):

@@ -214,9 +214,12 @@ class _Fed:
 
 
 def _ran_seconds(pid: int) -> float:
+    """Of all threads that it has and had."""
     try:
-        return int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[0]) / 1e9
-    except (OSError, ValueError, IndexError):  # it has ended, or nobody counts
+        _, _, rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")
+        user, system = rest.split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):  # it has ended, or nobody counts
         return math.inf
 
 

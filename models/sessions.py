@@ -145,6 +145,8 @@ def _opened(
 
 
 def _session(path: Path) -> Session:
+    if not runtime.opens_aside:  # one that stands back would keep everybody from the interpreter
+        return Session(path)
     return standing_back(path.stat().st_size, partial(Session, path))
 
 

@@ -1,9 +1,11 @@
 """Work on large models for which nobody may wait: it stands back behind whoever answers requests.
 
 Reading a hundred megabytes of trees takes a processor seconds, as does making sure that they are
-what was examined. On processors that are busy, callers would have to wait for it.
+what was examined. On processors that are busy, callers would have to wait for it. Before a process
+serves, and in one that examines, somebody waits for the work itself, and it does not stand back.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -18,6 +20,14 @@ LARGE_BYTES: Final = 4 << 20
 LOWEST_PRIORITY: Final = 19
 
 
+_is_serving = threading.Event()
+
+
+def stand_back_from_now_on() -> None:
+    """This process has begun to serve."""
+    _is_serving.set()
+
+
 def standing_back(n_bytes: int, work: Callable[[], T]) -> T:
     """What some work gives that leaves the interpreter to others: onnxruntime's, or hashing.
 
@@ -26,7 +36,7 @@ def standing_back(n_bytes: int, work: Callable[[], T]) -> T:
             leave of the processors.
         work: what is to be done.
     """
-    if n_bytes < LARGE_BYTES:
+    if n_bytes < LARGE_BYTES or not _is_serving.is_set():
         return work()
     with ThreadPoolExecutor(1, "keelmark-behind", _stand_back) as behind:
         return behind.submit(work).result()
@@ -35,4 +45,5 @@ def standing_back(n_bytes: int, work: Callable[[], T]) -> T:
 def _stand_back() -> None:
     """For the thread that calls, and for good: only root may put it forward again."""
     if sys.platform == "linux":  # elsewhere processes have priorities, and threads none
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        with contextlib.suppress(OSError):  # not allowed here: then it does not stand back
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

@@ -110,11 +110,11 @@ class Line:
         patient = [] if next_ns is None else self._patient(now_ns, batch, next_ns)
         if not patient:
             return [self._left(job) for job in batch], hopeless
-        end_ns = now_ns + round(self.run_ns(sum(job.rows for job in patient)))
-        for job in patient:
-            self._left(job)
-        hopeless += [self._left(job) for job in list(self.jobs) if is_hopeless(job, end_ns)]
-        return patient, hopeless
+        end_ns = now_ns + round(self.run_ns(rows_in(patient)))
+        taken = {id(job) for job in patient}
+        late = [job for job in self.jobs if id(job) not in taken and is_hopeless(job, end_ns)]
+        self._leave_together([*patient, *late])
+        return patient, hopeless + late
 
     def _in_order(self, now_ns: int) -> tuple[Batch, int | None]:
         """The first and those behind it that may join.
@@ -142,22 +142,27 @@ class Line:
             batch: the run of those who came first.
             next_ns: when the one behind them has to be answered.
         """
-        rows = sum(job.rows for job in batch)
+        rows = rows_in(batch)
         batch_ns = self.run_ns(rows)
         rest_ns = self.run_ns(max(1, min(self.limit, self.rows - rows)))
         if now_ns + batch_ns + rest_ns <= next_ns:
             return []
-        shared = [job for job in self.jobs if not job.is_alone]
+        fitting = [job for job in self.jobs if not job.is_alone and job.rows <= self.limit]
+        latest: Batch = []
         most = 0
-        for job in sorted(shared, key=attrgetter("overdue_ns"), reverse=True):
+        for job in sorted(fitting, key=attrgetter("overdue_ns"), reverse=True):
             with_it = most + job.rows
-            if with_it > self.limit or now_ns + CAUTION * self.run_ns(with_it) > job.overdue_ns:
+            if with_it > self.limit:
+                continue
+            if now_ns + CAUTION * self.run_ns(with_it) > job.overdue_ns:
                 break
+            latest.append(job)
             most = with_it
         most_ns = CAUTION * self.run_ns(most) if most else math.inf
         if most / most_ns < MUCH * rows / batch_ns:
             return []
-        return self._filling(most, now_ns + most_ns)
+        first = self._filling(most, now_ns + most_ns)
+        return first if rows_in(first) == most else latest
 
     def _filling(self, most: int, end_ns: float) -> Batch:
         """The first that may end so late, up to so many rows."""
@@ -193,12 +198,24 @@ class Line:
         self.remove(job)
         return job
 
+    def _leave_together(self, jobs: Batch) -> None:
+        """They wait no more; a hundred one by one, from the middle, would take milliseconds."""
+        for job in jobs:
+            job.is_taken = True
+            self._count(job, -1)
+        self.jobs = deque(job for job in self.jobs if not job.is_taken)
+
     def _count(self, job: Job, sign: int) -> None:
         if job.is_alone:
             self.alone += sign
             self.alone_ns += sign * job.predicted_ns
         else:
             self.rows += sign * job.rows
+
+
+def rows_in(jobs: Batch) -> int:
+    """Of all of them."""
+    return sum(job.rows for job in jobs)
 
 
 def is_hopeless(job: Job, now_ns: int) -> bool:
@@ -213,4 +230,4 @@ def predicted_batch_ns(line: Line, batch: Batch) -> float:
     """What the run of these jobs is expected to take."""
     if len(batch) == 1:
         return batch[0].predicted_ns
-    return line.run_ns(sum(job.rows for job in batch))
+    return line.run_ns(rows_in(batch))

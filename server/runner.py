@@ -147,6 +147,8 @@ class Runner:
         if self._under_way:
             self._is_through.clear()
             await self._is_through.wait()
+        for job in list(self._timers):  # what a run that broke would have had run again
+            self._is_overdue(job)
         if self._thread.is_alive():
             _log.warning("run_goes_on", waited_seconds=STOP_SECONDS)
         return not self._thread.is_alive()
@@ -191,11 +193,13 @@ class Runner:
         """Answers jobs that were not run, a millisecond at a time too; each has its timer still."""
         assert self._loop is not None
         end_ns = perf_counter_ns() + PIECE_NS
-        while jobs:
+        try:
             self._are_done([jobs.popleft()], SKIPPED)
-            if perf_counter_ns() > end_ns:
+            while jobs and perf_counter_ns() < end_ns:
+                self._are_done([jobs.popleft()], SKIPPED)
+        finally:
+            if jobs:
                 self._loop.call_soon(self._are_skipped, jobs)
-                return
 
     def _forget_timer(self, job: Job) -> None:
         """Nobody waits for the job any more."""

@@ -24,6 +24,7 @@ from typing import Final, Literal
 import msgspec
 import uvloop
 
+from models.standing_back import stand_back_from_now_on
 from models.store import Store
 from server import logs
 from server.apps import create_app
@@ -230,6 +231,7 @@ async def _run(settings: Settings, state: StateFolder) -> bool:
     await asyncio.wait([starting, asyncio.create_task(stopping.asked.wait())], return_when=FIRST)
     if starting.done() and not starting.exception():
         settle_memory()
+        stand_back_from_now_on()
         _log.info("serving", data=serving.data_url, ops=serving.ops_url)
         await stopping.asked.wait()
     is_serving = serving.runtime.phase is Phase.SERVING

@@ -65,19 +65,25 @@ class Threaded:
             yield from self._finish_late([job.asked for job in jobs], outcome)
             return
         for job in left:
-            if outcome is None:
-                self._run_alone(job.asked)
-            elif outcome is SKIPPED:
-                self.answer_overdue(job)
-            elif isinstance(outcome, RequestError):
-                self._core.hand_over(
-                    job.asked, self._core.refuse(outcome, job.asked.request.request_id)
-                )
-            elif isinstance(outcome, ThreadDied) and may_answer_below(job.asked):
-                self._core.settle_below(job.asked, "model_error")
-            else:
-                self._core.fail(job.asked, outcome)
+            try:
+                self._answer_without(job, outcome)
+            except Exception as error:  # noqa: BLE001  (a defect of ours costs its request only)
+                self._core.fail(job.asked, error)
             yield
+
+    def _answer_without(self, job: Job, outcome: Any) -> None:
+        """Answers a job whose run has not come to anything."""
+        asked = job.asked
+        if outcome is None:
+            self._run_alone(asked)
+        elif outcome is SKIPPED:
+            self.answer_overdue(job)
+        elif isinstance(outcome, RequestError):
+            self._core.hand_over(asked, self._core.refuse(outcome, asked.request.request_id))
+        elif isinstance(outcome, ThreadDied) and may_answer_below(asked):
+            self._core.settle_below(asked, "model_error")
+        else:
+            self._core.fail(asked, outcome)
 
     def _take_outcome(self, jobs: Batch, outcome: Any) -> None:
         """Tells the breaker, the pace and the metrics what came of jobs that had one run."""

@@ -19,6 +19,7 @@ from typing import Any, Final
 import uvicorn
 import uvloop
 
+from models.standing_back import stand_back_from_now_on
 from models.trimming import trim
 from server import logs
 from server.apps import create_app
@@ -390,6 +391,7 @@ class Worker:
                 if number in self._refused:
                     return Refuses(table.generation, number, self._refused[number])
         self.runtime.hold_table(table)
+        stand_back_from_now_on()
         return Holds(table.generation)
 
     def _released(self, channel: Channel, turn: int, stalls: list[float]) -> None:

@@ -311,33 +311,49 @@ def test_company_makes_nobody_late():
     assert in_trial(test).runs == [["hold"], ["urgent"], ["patient"]]
 
 
-OF_MANY: Any = Model(curve({1: 1.0, 2: 1.1, 4: 1.2}))
-"""A slow model, of which four rows cost little more than one."""
+OF_MANY: Any = Model(curve({1: 100.0, 2: 110.0, 4: 120.0, 256: 1_000.0}))
+"""So slow that the pauses of a machine do not count; four rows cost little more than one."""
 
 
-def runs_of_those_who_can_wait(**seconds: float) -> list[str]:
-    """What is run together of jobs that have to be answered within so many seconds."""
+def runs_of_those_who_can_wait(rows: int = 1, **seconds: float) -> list[str]:
+    """What is run together of jobs that have to be answered within so many seconds.
+
+    Those in capitals have so many rows, the others one.
+    """
 
     async def test(trial: Trial) -> None:
         await trial.hold()
         for name, wait in seconds.items():
-            trial.submit(name, rows=1, route=OF_MANY, in_ns=round(wait * 1e9))
+            given = {"route": OF_MANY, "rows": rows if name.isupper() else 1}
+            trial.submit(name, round(wait * 1e9), 100_000 * MS, **given)
         trial.go_on.set()
         await trial.until(lambda: trial.runner.is_idle)
 
-    return ["".join(run) for run in in_trial(test).runs[1:]]
+    bounds = {"rows": 1_000, "requests": 100}
+    return ["".join(run) for run in in_trial(test, batch_rows=4, **bounds).runs[1:]]
 
 
 def test_of_too_many_a_full_run_goes_before_those_with_hardly_any_time():
-    urgent = {"a": 1.05, "b": 1.06}
+    urgent = {"a": 105, "b": 106}
     runs = ["cdef"]  # the others are told so at once
-    assert runs_of_those_who_can_wait(**urgent, c=9, d=9, e=9, f=9) == runs
-    assert runs_of_those_who_can_wait(**urgent, c=9, d=8, e=7, f=6, g=5) == [*runs, "g"]
+    assert runs_of_those_who_can_wait(**urgent, c=900, d=900, e=900, f=900) == runs
+    more = runs_of_those_who_can_wait(**urgent, c=900, d=800, e=700, f=600, g=500)
+    assert more == [*runs, "g"]
+
+
+def test_who_can_wait_is_not_kept_by_a_job_that_is_larger_than_a_run():
+    runs = runs_of_those_who_can_wait(8, a=105, b=106, c=900, d=900, e=900, f=900, G=950)
+    assert runs == ["cdef", "G"]
+
+
+def test_a_run_for_which_others_are_given_up_is_a_full_one():
+    runs = runs_of_those_who_can_wait(4, a=105, b=106, c=900, D=950)
+    assert runs[0] == "D"
 
 
 def test_who_is_urgent_goes_first_where_nobody_is_late_for_it():
-    assert runs_of_those_who_can_wait(a=1.05, c=9, d=9, e=9, f=9) == ["a", "cdef"]
-    assert runs_of_those_who_can_wait(a=1.26, b=1.27, c=1.28) == ["ab", "c"]
+    assert runs_of_those_who_can_wait(a=105, c=900, d=900, e=900, f=900) == ["a", "cdef"]
+    assert runs_of_those_who_can_wait(a=126, b=127, c=128) == ["ab", "c"]
 
 
 def test_a_run_that_would_end_too_late_is_not_begun():

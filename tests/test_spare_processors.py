@@ -63,6 +63,17 @@ def test_a_child_that_would_need_too_long_begins_again(monkeypatch: pytest.Monke
     assert asked() == os.SCHED_OTHER
 
 
+def test_what_threads_of_a_process_have_run_counts():
+    def work() -> None:
+        while time.thread_time() < 0.3:
+            pass
+
+    before = child._ran_seconds(os.getpid())
+    (thread := threading.Thread(target=work)).start()
+    thread.join()
+    assert 0.2 < child._ran_seconds(os.getpid()) - before < 60
+
+
 def test_what_a_child_had_before_does_not_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(child, "has_spare_processors", lambda: True)
     monkeypatch.setattr(child, "STARVING_SECONDS", 0.3)

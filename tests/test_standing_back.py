@@ -24,6 +24,19 @@ def priority() -> int:
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has begun to serve; afterwards it has not."""
+    monkeypatch.setattr(standing_back, "_is_serving", threading.Event())
+    standing_back.stand_back_from_now_on()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities on Linux")
+def test_before_a_process_serves_nothing_stands_back():
+    assert standing_back.standing_back(LARGE_BYTES, priority) == priority()
+
+
+@pytest.mark.usefixtures("serving")
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities on Linux")
 def test_what_is_large_has_only_what_others_leave():
     usual = priority()
@@ -32,6 +45,16 @@ def test_what_is_large_has_only_what_others_leave():
     assert priority() == usual
 
 
+@pytest.mark.usefixtures("serving")
+def test_where_it_is_not_allowed_nothing_stands_back(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert standing_back.standing_back(LARGE_BYTES, lambda: 17) == 17
+
+
+@pytest.mark.usefixtures("serving")
 def test_what_it_raises_is_raised():
     with pytest.raises(ZeroDivisionError):
         standing_back.standing_back(LARGE_BYTES, lambda: 1 // 0)
@@ -60,6 +83,7 @@ def test_models_are_hashed_and_opened_so(tmp_path: Path, monkeypatch: pytest.Mon
         seen.append((work.func.__name__, n_bytes))
         return work()
 
+    monkeypatch.setattr(runtime, "opens_aside", True)
     for module in (integrity, machine_copy, sessions):
         monkeypatch.setattr(module, "standing_back", noted)
     Bundle.open(folder, copies=Copies(copies, report.copies))
@@ -67,3 +91,7 @@ def test_models_are_hashed_and_opened_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert seen[-2:] == [("_hashed", copy.stat().st_size), ("Session", copy.stat().st_size)]
     Bundle.open(folder)
     assert seen[-1] == (runtime.Session.__name__, original)
+    monkeypatch.setattr(runtime, "opens_aside", False)
+    seen.clear()
+    Bundle.open(folder)
+    assert {name for name, _ in seen} == {"_read"}
