@@ -126,6 +126,8 @@ class Line:
             return batch, None
         rows, soonest_ns = batch[0].rows, batch[0].overdue_ns
         for job in islice(self.jobs, 1, None):
+            if is_hopeless(job, now_ns):
+                continue  # it is given up when it is first, or its time is over
             rows, soonest_ns = rows + job.rows, min(soonest_ns, job.overdue_ns)
             if job.is_alone or rows > self.limit:
                 break

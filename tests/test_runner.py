@@ -351,6 +351,12 @@ def test_a_run_for_which_others_are_given_up_is_a_full_one():
     assert runs[0] == "D"
 
 
+def test_who_cannot_be_in_time_keeps_nobody_from_a_run():
+    """The last of four rows would make the run hardly better: it is not given up for that."""
+    assert runs_of_those_who_can_wait(a=900, b=900, c=900, h=50, d=900) == ["abcd"]
+    assert runs_of_those_who_can_wait(a=900, b=900, h=50, c=900, d=900) == ["abcd"]
+
+
 def test_who_is_urgent_goes_first_where_nobody_is_late_for_it():
     assert runs_of_those_who_can_wait(a=105, c=900, d=900, e=900, f=900) == ["a", "cdef"]
     assert runs_of_those_who_can_wait(a=126, b=127, c=128) == ["ab", "c"]
